@@ -1,0 +1,1 @@
+"""Pruning: fewer weights, fewer channels."""
