@@ -16,7 +16,6 @@ import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decoct.coding import Code
+from decoct.coding.stored import Code, chosen
 from decoct.errors import PlanError, RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -155,15 +154,7 @@ def tied(model: nn.Module) -> dict[str, str]:
 
 def select(tensors: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
     """The tensors whose name matches a glob, or one of several joined by commas; RecipeError for a glob with none."""
-    chosen: dict[str, Tensor] = {}
-    for part in (piece.strip() for piece in pattern.split(",")):
-        found = {name: tensor for name, tensor in tensors.items() if fnmatchcase(name, part)}
-        if not found:
-            raise RecipeError(
-                f"no tensor matches {part!r}{nearest(part, tensors)}; there are: {', '.join(tensors) or 'none'}"
-            )
-        chosen |= found
-    return {name: tensor for name, tensor in tensors.items() if name in chosen}
+    return {name: tensors[name] for name in chosen(tensors, pattern)}
 
 
 def merge(plan: Iterable[Edit], edits: Iterable[Edit]) -> tuple[Edit, ...]:

@@ -6,13 +6,16 @@ per channel). Any of them may be sparse: then only the entries at `kept` are the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import prod
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+
+from decoct.errors import RecipeError, nearest
 
 Kind = Literal["plain", "shared", "grid"]
 
@@ -56,3 +59,16 @@ class Stored:
     def size(self) -> int:
         """How many entries the decoded tensor has."""
         return prod(self.shape)
+
+
+def chosen(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that match a glob, or one of several joined by commas, in their order; RecipeError for a glob with none."""
+    names = list(names)
+    found: set[str] = set()
+    for part in (piece.strip() for piece in pattern.split(",")):
+        matching = [name for name in names if fnmatchcase(name, part)]
+        if not matching:
+            there = ", ".join(names) or "none"
+            raise RecipeError(f"no tensor matches {part!r}{nearest(part, names)}; there are: {there}")
+        found.update(matching)
+    return [name for name in names if name in found]
