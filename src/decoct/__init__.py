@@ -1,48 +1,103 @@
-"""decoct: trained PyTorch models made small and fast, with an honest account of what it cost.
+"""decoct: a trained model and its data in; a small file, a fast program and an honest account out.
 
-Attributes load when they are first used; running a file never imports torch.
+Every name is imported when it is first used: neither ``import decoct`` nor running a file imports torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decoct import bench, contents, pack
+    from decoct.contents import inspect
+    from decoct.errors import (
+        DecoctError,
+        FormatError,
+        MissingExtraError,
+        PlanError,
+        RecipeError,
+        TaskError,
+        TraceError,
+        TrainingError,
+    )
+    from decoct.method import Method, step
+    from decoct.plan import Draft
+    from decoct.recipe import Recipe
+    from decoct.run import compress
+    from decoct.runtime import Runtime, load
+    from decoct.store import load_module
+    from decoct.task import Task, accuracy, evaluate
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "load": "decoct.runtime",
-    "Runtime": "decoct.runtime",
-    "pack": "decoct.pack",
-    "unpack": "decoct.pack",
-    "inspect": "decoct.contents",
-    "Task": "decoct.task",
-    "accuracy": "decoct.task",
-    "evaluate": "decoct.task",
-    "Draft": "decoct.plan",
-    "Recipe": "decoct.recipe",
-    "compress": "decoct.run",
-    "step": "decoct.method",
-    "load_module": "decoct.store",
-    "load_draft": "decoct.store",
+_MODULES = ("bench", "contents", "pack")
+
+_WHERE = {
+    # the ground floor: numpy, onnx, onnxruntime
+    "Runtime": "runtime",
+    "inspect": "contents",
+    "load": "runtime",
+    # the workshop: torch
+    "Draft": "plan",
+    "Method": "method",
+    "Recipe": "recipe",
+    "Task": "task",
+    "accuracy": "task",
+    "compress": "run",
+    "evaluate": "task",
+    "load_module": "store",
+    "step": "method",
+    # errors
+    "DecoctError": "errors",
+    "FormatError": "errors",
+    "MissingExtraError": "errors",
+    "PlanError": "errors",
+    "RecipeError": "errors",
+    "TaskError": "errors",
+    "TraceError": "errors",
+    "TrainingError": "errors",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [
+    "DecoctError",
+    "Draft",
+    "FormatError",
+    "Method",
+    "MissingExtraError",
+    "PlanError",
+    "Recipe",
+    "RecipeError",
+    "Runtime",
+    "Task",
+    "TaskError",
+    "TraceError",
+    "TrainingError",
+    "accuracy",
+    "bench",
+    "compress",
+    "contents",
+    "evaluate",
+    "inspect",
+    "load",
+    "load_module",
+    "pack",
+    "step",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name in _MODULES:
+        return import_module(f"decoct.{name}")
+    if name not in _WHERE:
         raise AttributeError(f"module 'decoct' has no attribute {name!r}")
-    try:
-        return getattr(import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"torch", "accelerate", "pydantic", "jinja2", "matplotlib", "onnxscript"}:
-            from decoct.errors import MissingExtraError
+    from decoct.extras import needed_for
 
-            message = f'decoct.{name} needs {error.name}: pip install "decoct[compress]"'
-            raise MissingExtraError(message) from error
-        raise
+    with needed_for(f"decoct.{name}"):
+        value = getattr(import_module(f"decoct.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*globals(), *_MODULES, *_WHERE})
