@@ -1,0 +1,63 @@
+"""Random warps of a batch of images: shift, rotation, zoom, shear and an elastic field, in one bilinear resampling.
+
+Patrice Simard, Dave Steinkraus, John Platt: Best Practices for Convolutional Neural Networks Applied to Visual Document
+Analysis. ICDAR 2003: affine and elastic distortions of digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LATTICE = 7
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A random warp per image; every amount is the largest of a uniform draw, but `elastic`.
+
+    shift: pixels, both ways. rotation: degrees. zoom: share of the size, each axis by itself. shear: of x along y.
+    elastic: standard deviation, in pixels, of a smooth displacement: noise on a 7x7 lattice spread by Gaussians.
+    """
+
+    shift: float = 2.0
+    rotation: float = 10.0
+    zoom: float = 0.1
+    shear: float = 0.1
+    elastic: float = 0.7
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Warp a float batch (batch, channels, height, width); what comes in from outside is zero."""
+        count, _, height, width = images.shape
+        return F.grid_sample(images, self.field(count, height, width), padding_mode="zeros", align_corners=False)
+
+    def field(self, count: int, height: int, width: int) -> Tensor:
+        """Where each output pixel is read, (batch, height, width, 2), in the units of `grid_sample`."""
+        angle = _draw(count) * self.rotation * math.pi / 180
+        across, down = 1 + _draw(count) * self.zoom, 1 + _draw(count) * self.zoom
+        shear = _draw(count) * self.shear
+        x = torch.arange(width) - (width - 1) / 2
+        y = (torch.arange(height) - (height - 1) / 2)[:, None]
+        cosine, sine = angle.cos(), angle.sin()
+        read_x = cosine / across * x + (shear * cosine - sine) / across * y + _draw(count) * self.shift
+        read_y = sine / down * x + (shear * sine + cosine) / down * y + _draw(count) * self.shift
+        if self.elastic:
+            noise = self.elastic * torch.randn(2, count, LATTICE, LATTICE)
+            bend = _spread(height) @ noise @ _spread(width).T
+            read_x, read_y = read_x + bend[0], read_y + bend[1]
+        return torch.stack((read_x * 2 / width, read_y * 2 / height), dim=-1)
+
+
+def _draw(count: int) -> Tensor:
+    return torch.rand(count, 1, 1) * 2 - 1
+
+
+def _spread(size: int) -> Tensor:
+    """Weights (size, lattice) of Gaussians at the lattice points, of unit variance in sum."""
+    points = torch.arange(LATTICE) * (size - 1) / (LATTICE - 1)
+    weights = torch.exp(-0.5 * ((torch.arange(size)[:, None] - points) * 7 / size) ** 2)
+    return weights / weights.square().sum(1, keepdim=True).sqrt()

@@ -1,0 +1,300 @@
+"""compress: a model through a recipe, step by step, with everything a run leaves behind in one folder.
+
+    RUN/recipe.toml   what was asked          RUN/rows.jsonl   one measured row per stage; the last is the file's own
+    RUN/drafts/       the draft of every finished step; resuming loads the last
+    RUN/model.dct     the result              RUN/model.onnx   the same as plain ONNX, to look at or to deploy
+    RUN/log.jsonl     every event             RUN/report.html  the account
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from decoct import store
+from decoct.account import account
+from decoct.errors import RecipeError, TraceError, TrainingError
+from decoct.events import emit, listening
+from decoct.export.onnx import to_onnx
+from decoct.file import replacing
+from decoct.measure import histogram, layers, raw_bytes, zipped_bytes
+from decoct.method import Method, timed_step
+from decoct.plan import Draft
+from decoct.recipe import Recipe
+from decoct.runtime import Runtime, load
+from decoct.task import Task, call, evaluate
+
+VERSIONS = ("decoct", "torch", "accelerate", "numpy", "constriction", "onnx", "onnxruntime")
+
+
+def compress(
+    model: nn.Module,
+    recipe: Recipe | str | Path | Sequence[Method],
+    task: Task,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Draft:
+    """Take a model through the steps of a recipe and return the last draft; the model given is untouched.
+
+    recipe: a Recipe, the path of one, or a list of methods.
+    out: the folder of the run; None writes nothing.
+    resume: go on from the last finished step that `out` holds.
+
+    Raises TaskError before anything is trained if model and task do not fit; what a run has finished stays on disk.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.load(recipe) if isinstance(recipe, str | Path) else Recipe.from_methods(recipe)
+    seed_all(recipe.seed)
+    task.check(model)
+    draft = Draft.of(model, task)
+    if out is None:
+        for number, (name, method) in enumerate(zip(recipe.names(), recipe.methods(), strict=True), start=1):
+            draft = _step(draft, method, task, number, name, recipe.seed)
+        return draft
+    return _Run(Path(out), recipe, task, resume).go(draft)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every source of chance that decoct draws from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _step(draft: Draft, method: Method, task: Task, number: int, name: str, seed: int) -> Draft:
+    """One step, seeded by its number, so that a resumed run equals one that was never stopped."""
+    seed_all(seed * 1_000_003 + number)
+    try:
+        return timed_step(draft, method, task, number, name)
+    except TrainingError as error:
+        raise TrainingError(f"step {number}, {name}: {error}; the draft before it is kept") from error
+
+
+class _Run:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path, recipe: Recipe, task: Task, resume: bool) -> None:
+        self.folder, self.recipe, self.task, self.resume = folder, recipe, task, resume
+        self.drafts = folder / "drafts"
+        self.rows = folder / "rows.jsonl"
+        self.began = time.perf_counter()
+
+    def go(self, start: Draft) -> Draft:
+        if not is_main_process():  # another process of the same training: it computes and writes nothing
+            return compress(start.model, self.recipe, self.task)
+        self._open()
+        with ExitStack() as stack:
+            log = stack.enter_context((self.folder / "log.jsonl").open("a", buffering=1))
+            stack.enter_context(listening(lambda event: _log(log, event)))
+            emit("environment", **environment(), seed=self.recipe.seed, recipe_hash=self.recipe.hash)
+            draft = self._steps(start)
+            self._finish(draft)
+        return draft
+
+    def _open(self) -> None:
+        """Make the folder; RecipeError if it holds a run and is not to be resumed, or one of another recipe."""
+        text = self.recipe.to_toml()
+        written = self.folder / "recipe.toml"
+        if not self.resume and self.rows.exists():
+            raise RecipeError(f"{self.folder} holds a run already: give --resume to go on with it, or another folder")
+        if self.resume and written.exists() and written.read_text() != text:
+            raise RecipeError(f"{self.folder} was begun with another recipe ({written}); resume with that one")
+        self.drafts.mkdir(parents=True, exist_ok=True)
+        write_text(written, text)
+
+    def _steps(self, start: Draft) -> Draft:
+        names, methods = self.recipe.names(), self.recipe.methods()
+        stages = ["start", *(f"{number} {name}" for number, name in enumerate(names, start=1))]
+        paths = [self.drafts / f"{number:02}-{stage.split()[-1].replace(':', '.')}.dct" for number, stage in enumerate(stages)]
+        done = max((number for number, path in enumerate(paths) if path.exists()), default=-1)
+        draft = start
+        if done >= 0:
+            draft = store.load_draft(paths[done], start.model, start.call)
+            emit("progress", what=f"resumed after {stages[done]}", done=done, total=len(names))
+        rows = {row["stage"]: row for row in read_rows(self.rows)}
+        self._keep([rows[stage] for stage in stages[: done + 1] if stage in rows])
+        for number in range(max(done, 0), len(stages)):
+            began = time.perf_counter()
+            if number > done and number:
+                draft = _step(draft, methods[number - 1], self.task, number, names[number - 1], self.recipe.seed)
+            seconds = time.perf_counter() - began
+            size = store.save(draft, paths[number], graph=False)
+            if number > done or stages[number] not in rows:
+                self._row(draft, stages[number], size, seconds)
+        return draft
+
+    def _row(self, draft: Draft, stage: str, coded: int, seconds: float) -> None:
+        row = stage_row(draft, self.task, stage, coded) | {"seconds": round(seconds, 2)}
+        with self.rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if stage == "start" or stage.startswith(f"{len(self.recipe.names())} ") or "finetune" in stage:
+            for name, weight in draft.weights().items():
+                edges, counts = histogram(weight)
+                emit("histogram", stage=stage, tensor=name, edges=edges, counts=counts)
+        emit("row", **row)
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        write_text(self.rows, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def _finish(self, draft: Draft) -> None:
+        path = self.folder / "model.dct"
+        store.save(draft, path, bare=self.recipe.file.bare)
+        model = None
+        if not self.recipe.file.bare:
+            agree(draft, path)
+            model = self.folder / "model.onnx"
+            with replacing(model) as file:
+                file.write(load(path).onnx().SerializeToString(deterministic=True))
+        reference = self.drafts / "start.onnx"
+        if model is not None and not reference.exists():
+            start = store.load_draft(self.drafts / "00-start.dct", draft.model, draft.call)
+            with replacing(reference) as file:
+                file.write(to_onnx(start.model, self.task.example).SerializeToString())
+        runner = evaluate_file(path, draft, self.task)
+        row = account(draft, self.task, path, reference if model else None, runner)
+        row["seconds"] = round(sum(each["seconds"] for each in read_rows(self.rows)), 2)
+        rows = [each for each in read_rows(self.rows) if each["stage"] != "file"]
+        for warning in row["warnings"]:
+            emit("warning", text=warning)
+        self._keep([*rows, row])
+        emit("row", **row)
+        from decoct.report import page
+
+        page.write([self.folder], self.folder / "report.html")
+
+
+def evaluate_file(path: str | Path, draft: Draft, task: Task) -> tuple[float, str]:
+    """The score of a file, decoded and run, on the test split if the task has one, else on validation; and which."""
+    split = "test" if task.test is not None else "validation"
+    bare = store.open_file(path).bare
+    runner = store.load_module(path, draft.model) if bare else as_callable(load(path, threads=torch.get_num_threads()))
+    return evaluate(runner, task, split), split  # type: ignore[arg-type]
+
+
+def as_callable(runtime: Runtime) -> Callable[..., Any]:
+    """A Runtime that takes and gives torch tensors, so that a Task can score it."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        outputs = runtime(*map(_numpy, args), **{name: _numpy(value) for name, value in kwargs.items()})
+        if isinstance(outputs, dict):
+            return {name: torch.from_numpy(value) for name, value in outputs.items()}
+        return tuple(map(torch.from_numpy, outputs)) if isinstance(outputs, tuple) else torch.from_numpy(outputs)
+
+    return run
+
+
+def _numpy(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def agree(draft: Draft, path: Path, tolerance: float = 1e-3) -> None:
+    """TraceError unless file and draft give the same outputs on a random input like the example.
+
+    tolerance: largest difference, as a share of the largest output.
+    """
+    assert draft.call is not None
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.utils._pytree.tree_map(lambda value: _like(value, generator), draft.call.example)
+    model = draft.model.eval()
+    with torch.no_grad():
+        expected = call(model, inputs)
+    found = call(as_callable(load(path)), inputs)
+    pairs = zip(torch.utils._pytree.tree_leaves(expected), torch.utils._pytree.tree_leaves(found), strict=False)
+    for one, other in pairs:
+        if isinstance(one, torch.Tensor) and one.is_floating_point():
+            gap = float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
+            if not gap <= tolerance:
+                raise TraceError(f"the file's outputs differ from the model's by {gap:.2e} of the largest; allowed {tolerance}")
+
+
+def _like(value: Any, generator: torch.Generator) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, generator=generator).to(value.dtype)
+    return value
+
+
+def stage_row(draft: Draft, task: Task, stage: str, coded: int) -> dict[str, Any]:
+    """The figures of one stage; its score is on validation."""
+    tensors = draft.tensors()
+    parts = layers(draft.model, task.example)
+    return {
+        "stage": stage,
+        "score": evaluate(draft.model, task),
+        "score_split": "validation",
+        "score_name": task.score_name,
+        "bytes_raw": raw_bytes(tensors),
+        "bytes_zipped": zipped_bytes(tensors),
+        "bytes_coded": coded,
+        "parameters": sum(part.parameters for part in parts),
+        "nonzeros": sum(part.nonzeros for part in parts),
+        "macs": sum(part.macs for part in parts),
+        "macs_nonzero": sum(part.macs_nonzero for part in parts),
+        "widths": {part.name: asdict(part)["shape"][0] for part in parts if part.macs},
+        "densities": {part.name: part.nonzeros / part.parameters for part in parts if part.macs},
+        "latency_ms": None,
+        "reference_ms": None,
+        "warnings": [],
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the log and the results."""
+    return {
+        **{name: version(name) for name in VERSIONS},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run; a line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _log(file: Any, event: dict[str, Any]) -> None:
+    if event["kind"] not in ("progress", "row"):
+        file.write(json.dumps(event) + "\n")
