@@ -7,7 +7,7 @@ per channel). Any of them may be sparse: then only the entries at `kept` are the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import numpy as np
 from decoct.errors import RecipeError, nearest
 
 Kind = Literal["plain", "shared", "grid"]
+POSITIONS = ("gaps", "bitmap")  # how the positions of kept entries can be said, where that may be chosen
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,33 @@ def chosen(names: Iterable[str], pattern: str) -> list[str]:
             raise RecipeError(f"no tensor matches {part!r}{nearest(part, names)}; there are: {there}")
         found.update(matching)
     return [name for name in names if name in found]
+
+
+def checked(stored: Stored) -> Stored:
+    """The same with contiguous flat arrays. RecipeError where its fields contradict each other."""
+    data = np.ascontiguousarray(stored.data).ravel()
+    kept = None if stored.kept is None else np.ascontiguousarray(stored.kept, np.int64).ravel()
+    table = None if stored.table is None else np.ascontiguousarray(stored.table).ravel()
+    zero = None if stored.zero_point is None else np.ascontiguousarray(stored.zero_point).ravel()
+    _check_entries(stored, data, kept)
+    if (table is None) != (stored.kind == "plain"):
+        raise RecipeError(f"a {stored.kind} tensor {'needs a' if table is None else 'has no'} table")
+    if stored.kind != "grid" and (zero is not None or stored.axis is not None):
+        raise RecipeError(f"a {stored.kind} tensor has no axis and no zero points")
+    if table is not None and stored.kind == "shared" and len(data) and not 0 <= data.min() <= data.max() < len(table):
+        raise RecipeError(f"codes from {data.min()} to {data.max()} in a codebook of {len(table)}")
+    if table is not None and stored.kind == "grid":
+        count = 1 if stored.axis is None else stored.shape[stored.axis]
+        if len(table) != count or (zero is not None and len(zero) != count):
+            raise RecipeError(f"a grid of {count} channels with {len(table)} scales")
+    return replace(stored, data=data, kept=kept, table=table, zero_point=zero)
+
+
+def _check_entries(stored: Stored, data: np.ndarray, kept: np.ndarray | None) -> None:
+    there = stored.size if kept is None else len(kept)
+    if len(data) != there:
+        raise RecipeError(f"{len(data)} values for {there} entries of a tensor of shape {stored.shape}")
+    if kept is not None and len(kept) and (kept[0] < 0 or kept[-1] >= stored.size or (np.diff(kept) < 1).any()):
+        raise RecipeError(f"kept positions are not sorted, not distinct, or not within {stored.size} entries")
+    if stored.kind != "plain" and data.dtype.kind not in "iu":
+        raise RecipeError(f"{stored.kind} data are integers, not {data.dtype}")
