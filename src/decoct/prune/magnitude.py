@@ -49,9 +49,9 @@ class Magnitude:
     quality: the factor s on the standard deviation, for by = "quality"; also by glob.
     tensors: glob of the tensors that may be pruned; several are joined by commas.
     rounds: prune and retrain this many times; the density falls geometrically, the quality rises in a line.
-    retrain: the training after each round, or during which weights are removed if `gradual`; None for none.
+    retrain: the training after each round, or the one during which weights are removed if `gradual`; None for none.
     gradual: remove weights step by step within one training.
-    every, until: when gradual, steps between removals and the share of the training after which masks stay.
+    every, begin, until: when gradual, steps between removals and the shares of the training where removal begins and ends.
     scan: first measure the score's sensitivity to each tensor, for the report.
     """
 
@@ -63,7 +63,8 @@ class Magnitude:
     retrain: Finetune | None = None
     gradual: bool = False
     every: int = 50
-    until: float = 0.7
+    begin: float = 0.1
+    until: float = 0.6
     scan: bool = False
 
     def __post_init__(self) -> None:
@@ -76,8 +77,8 @@ class Magnitude:
             raise RecipeError(f"quality is above 0, not {self.quality}")
         if isinstance(self.density, Mapping) and self.by != "layer":
             raise RecipeError(f"a density by glob goes with by = 'layer'; by = {self.by!r} takes one number")
-        if self.rounds < 1 or self.every < 1 or not 0 < self.until <= 1:
-            raise RecipeError("rounds and every are at least 1; until is above 0 and at most 1")
+        if self.rounds < 1 or self.every < 1 or not 0 <= self.begin < self.until <= 1:
+            raise RecipeError("rounds and every are at least 1; 0 <= begin < until <= 1")
         if self.gradual and (self.retrain is None or self.by == "quality"):
             raise RecipeError("gradual pruning needs a [step.retrain] to happen in, and a density, not a quality")
 
@@ -116,10 +117,11 @@ class Magnitude:
         weights = draft.weights(self.tensors)
         if shared := [name for name in weights if Share in draft.promises(name)]:
             raise RecipeError(f"gradual pruning of shared weights ({', '.join(shared)}): prune before sharing, or in rounds")
+
         def masks(done: float, values: dict[str, Tensor]) -> dict[str, Tensor]:
             return self._rule(values, lambda density: density + (1 - density) * (1 - done) ** 3)
 
-        return train(draft, task, **vars(self.retrain), remask=Remask(tuple(weights), masks, self.every, self.until))
+        return train(draft, task, **vars(self.retrain), remask=Remask(tuple(weights), masks, self.every, self.begin, self.until))
 
 
 def _held(draft: Draft, masks: dict[str, Tensor]) -> dict[str, Tensor]:

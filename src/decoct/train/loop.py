@@ -27,10 +27,10 @@ from decoct.train.schedule import factor
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, momentum, **rest: torch.optim.SGD(
-        parameters, momentum=momentum, nesterov=momentum > 0, **rest
+        parameters, momentum=momentum, nesterov=momentum > 0, fused=True, **rest
     ),
-    "adam": lambda parameters, momentum, **rest: torch.optim.Adam(parameters, **rest),
-    "adamw": lambda parameters, momentum, **rest: torch.optim.AdamW(parameters, **rest),
+    "adam": lambda parameters, momentum, **rest: torch.optim.Adam(parameters, fused=True, **rest),
+    "adamw": lambda parameters, momentum, **rest: torch.optim.AdamW(parameters, fused=True, **rest),
 }
 
 
@@ -41,13 +41,21 @@ class Remask:
     masks: from the share of the training that is done (0-1) and the current values to the masks of that moment, or None
         to leave them; they may only shrink.
     every: optimizer steps between two calls.
-    until: share of the training after which masks stay; the best epoch is chosen from those after it.
+    begin, until: shares of the training between which masks shrink; the best epoch is chosen from those after `until`.
     """
 
     tensors: tuple[str, ...]
     masks: Callable[[float, dict[str, Tensor]], dict[str, Tensor] | None]
     every: int = 50
-    until: float = 0.7
+    begin: float = 0.1
+    until: float = 0.6
+
+    def at(self, step: int, steps: int) -> float | None:
+        """How much of the way (0-1) is done if masks are to shrink before this step, else None."""
+        first, last = math.ceil(self.begin * steps), math.ceil(self.until * steps)
+        if step < first or step > last or (step % self.every and step != last):
+            return None
+        return min((step / steps - self.begin) / (self.until - self.begin), 1.0) if step < last else 1.0
 
 
 @dataclass
@@ -90,7 +98,7 @@ def train(
     """
     accelerator = Accelerator(split_batches=True)
     start = {name: torch.ones_like(draft.tensors()[name], dtype=torch.bool) for name in remask.tensors} if remask else {}
-    model = promises.realise(draft, start)
+    model = promises.realise(draft, start).to(memory_format=torch.channels_last)
     groups = _groups(model, weight_decay)
     loader = _seeded(task.train)
     engine = OPTIMIZERS[optimizer](groups, momentum=momentum, lr=lr)
@@ -109,8 +117,8 @@ def train(
             rate = lr * factor(schedule, step / steps, warmup)
             for group in engine.param_groups:
                 group["lr"] = rate
-            if remask is not None and step % remask.every == 0 and step <= remask.until * steps + remask.every:
-                _prune(inner, remask, step / steps, engine)
+            if remask is not None and (done := remask.at(step, steps)) is not None:
+                _prune(inner, remask, done, engine)
             value = _step(accelerator, model, engine, task, loss or task.loss, batch, l1, clip)
             total += value
             step += 1
@@ -124,7 +132,7 @@ def train(
                 break
         if step == first:
             raise TaskError("the train loader is empty: it yields no batch")
-        final = remask is None or step > remask.until * steps
+        final = remask is None or step > math.ceil(remask.until * steps)
         score = evaluate(inner, task) if accelerator.is_main_process else math.nan
         score = float(broadcast(torch.tensor(score, dtype=torch.float64)).item())
         emit(
@@ -166,7 +174,7 @@ def _step(
 
 def _prune(model: nn.Module, remask: Remask, done: float, optimizer: Any) -> None:
     values = {name: promises.current(model, name).detach() for name in remask.tensors}
-    masks = remask.masks(min(done / remask.until, 1.0), values)
+    masks = remask.masks(done, values)
     if masks:
         promises.narrow(model, masks, getattr(optimizer, "optimizer", optimizer))
 

@@ -1,6 +1,6 @@
 """Promises held by construction while a model trains: each becomes a parametrization, and is baked in at the end.
 
-A masked tensor is ``w * mask``; a shared tensor is made from its codebook, so that the gradient of an entry is the sum
+A masked tensor has no gradient where it is zero; a shared tensor is made from its codebook, so that the gradient of an entry is the sum
 over the weights that use it (Han et al. 2016, arXiv 1510.00149, equation 3); a cast tensor is rounded with the gradient
 passed straight through.
 """
@@ -22,14 +22,27 @@ Masks = dict[str, Tensor]
 
 
 class Masked(nn.Module):
-    """weight = original * mask."""
+    """Removed entries of the trained tensor are zero and their gradient is held at zero, so that no optimizer moves them."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask.clone())
 
     def forward(self, original: Tensor) -> Tensor:
-        return original * self.mask
+        return _Hold.apply(original, self.mask)
+
+
+class _Hold(torch.autograd.Function):
+    """The tensor itself; backwards, its gradient where the mask is."""
+
+    @staticmethod
+    def forward(ctx: Any, original: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return original.view_as(original)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None
 
 
 class Rounded(nn.Module):
@@ -120,7 +133,7 @@ def bake(model: nn.Module, draft: Draft) -> list[Edit]:
     edits: list[Edit] = []
     values: dict[str, Tensor] = {}
     for name, before in draft.tensors().items():
-        after = current(model, name).detach().to(before.device).clone()
+        after = current(model, name).detach().to(before.device).clone(memory_format=torch.contiguous_format)
         shared, masked = binding(model, name, FromCodebook), binding(model, name, Masked)
         if masked is not None:
             edits.append(Zero(name, masked.mask.bool().to(before.device).clone()))
