@@ -50,7 +50,7 @@ def layers(model: nn.Module, example: object) -> list[Layer]:
 
 def macs(model: nn.Module, example: object) -> dict[str, int]:
     """Multiply-accumulates of one example by module name, of the modules that compute themselves; "" is the whole."""
-    counter = FlopCounterMode(display=False, depth=None)
+    counter = FlopCounterMode(display=False)
     was_training = model.training
     model.eval()
     inputs = to_device(example, device_of(model))
@@ -70,7 +70,9 @@ def macs(model: nn.Module, example: object) -> dict[str, int]:
 
 
 def _batch_size(inputs: object) -> int:
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else [inputs]
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else [inputs]
+    )
     first = next((value for value in values if isinstance(value, Tensor)), None)
     return max(first.shape[0], 1) if first is not None and first.dim() else 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import pkgutil
 import time
 from collections.abc import Iterable, Mapping
@@ -88,9 +87,9 @@ def all_methods() -> dict[str, type[Method]]:
 def defined_in(module: ModuleType) -> type[Method] | None:
     """The one dataclass with a ``plan(draft, task)`` that `module` itself defines, or None."""
     for value in vars(module).values():
-        if isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value):
-            if callable(getattr(value, "plan", None)) and not inspect.isabstract(value):
-                return value  # type: ignore[return-value]
+        its_own = isinstance(value, type) and value.__module__ == module.__name__
+        if its_own and dataclasses.is_dataclass(value) and callable(getattr(value, "plan", None)):
+            return value  # type: ignore[return-value]
     return None
 
 

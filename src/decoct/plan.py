@@ -187,7 +187,9 @@ def carry(found: dict[type, Any], newest: type) -> None:
         if newest is Zero:
             share = replace(share, codes=torch.where(zero.mask, share.codes, ZERO_CODE))
         elif (~zero.mask & (share.codes != ZERO_CODE)).any():
-            raise PlanError(f"Share of {share.tensor!r} gives values to entries that an earlier Zero promised to be zero")
+            raise PlanError(
+                f"Share of {share.tensor!r} gives values to entries that an earlier Zero promised to be zero"
+            )
     if share is not None and cast is not None:
         share = replace(share, codebook=cast.round(share.codebook))
     if share is not None:

@@ -1,9 +1,9 @@
 """compress: a model through a recipe, step by step, with everything a run leaves behind in one folder.
 
-    RUN/recipe.toml   what was asked          RUN/rows.jsonl   one measured row per stage; the last is the file's own
-    RUN/drafts/       the draft of every finished step; resuming loads the last
-    RUN/model.dct     the result              RUN/model.onnx   the same as plain ONNX, to look at or to deploy
-    RUN/log.jsonl     every event             RUN/report.html  the account
+RUN/recipe.toml   what was asked          RUN/rows.jsonl   one measured row per stage; the last is the file's own
+RUN/drafts/       the draft of every finished step; resuming loads the last
+RUN/model.dct     the result              RUN/model.onnx   the same as plain ONNX, to look at or to deploy
+RUN/log.jsonl     every event             RUN/report.html  the account
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ class _Run:
     def _steps(self, start: Draft) -> Draft:
         names, methods = self.recipe.names(), self.recipe.methods()
         stages = ["start", *(f"{number} {name}" for number, name in enumerate(names, start=1))]
-        paths = [self.drafts / f"{number:02}-{stage.split()[-1].replace(':', '.')}.dct" for number, stage in enumerate(stages)]
+        paths = [
+            self.drafts / f"{number:02}-{stage.split()[-1].replace(':', '.')}.dct"
+            for number, stage in enumerate(stages)
+        ]
         done = max((number for number, path in enumerate(paths) if path.exists()), default=-1)
         draft = start
         if done >= 0:
@@ -217,7 +220,9 @@ def agree(draft: Draft, path: Path, tolerance: float = 1e-3) -> None:
         if isinstance(one, torch.Tensor) and one.is_floating_point():
             gap = float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
             if not gap <= tolerance:
-                raise TraceError(f"the file's outputs differ from the model's by {gap:.2e} of the largest; allowed {tolerance}")
+                raise TraceError(
+                    f"the file's outputs differ from the model's by {gap:.2e} of the largest; allowed {tolerance}"
+                )
 
 
 def _like(value: Any, generator: torch.Generator) -> Any:

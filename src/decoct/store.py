@@ -40,11 +40,15 @@ def save(draft: Draft, path: str | Path, *, bare: bool = False, graph: bool = Tr
 
 def _graph(draft: Draft) -> tuple[bytes, dict[str, Any]]:
     if draft.call is None:
-        raise PlanError("the draft does not know how it is called: begin with Draft.of(model, task), or save with bare=True")
+        raise PlanError(
+            "the draft does not know how it is called: begin with Draft.of(model, task), or save with bare=True"
+        )
     model = to_onnx(draft.model, draft.call.example)
     about: dict[str, Any] = graph_weights.signature(model)
     if draft.call.normalisation is not None:
-        about["normalisation"] = {name: [float(each) for each in values] for name, values in draft.call.normalisation.items()}
+        about["normalisation"] = {
+            name: [float(each) for each in values] for name, values in draft.call.normalisation.items()
+        }
     if draft.call.labels is not None:
         about["labels"] = list(draft.call.labels)
     return graph_weights.strip(model, {*draft.tensors(), *tied(draft.model)}), about
@@ -94,12 +98,17 @@ def load_draft(path: str | Path | bytes, skeleton: nn.Module, call: Call | None 
     draft = Draft(skeleton, (), call)
     there = draft.tensors()
     if opened.bare:
-        opened.bind([(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in there.items()])
+        opened.bind(signature(draft))
     _check_fit(opened.label, {name: opened.shape(name) for name in opened.names}, there)
     edits: list[Edit] = []
     for name in opened.names:
         edits += read_edits(name, opened.stored(name), opened.meta.get("casts", {}).get(name), opened.tensor(name))
     return extend(replace(draft), edits)
+
+
+def signature(draft: Draft) -> list[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and dtype of every tensor, as a bare file must be told."""
+    return [(name, tuple(each.shape), str(each.dtype).removeprefix("torch.")) for name, each in draft.tensors().items()]
 
 
 def load_module(path: str | Path | bytes, skeleton: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """A Task: the user's problem, all of it. Data, an example input, what is lost and what is scored.
 
-A batch may be a tensor, a tuple or list ``(inputs, target)``, or a dict as transformers gives it; the loss and the score
-are any functions of the model's output and the target. Nothing here knows of classification but :func:`accuracy`.
+A batch may be a tensor, a tuple or list ``(inputs, target)``, or a dict as transformers gives it; the loss and the
+score are any functions of the model's output and the target. Nothing here knows of classification but :func:`accuracy`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -60,8 +60,8 @@ def accuracy(output: Tensor, target: Tensor) -> float:
 class Task:
     """The user's problem.
 
-    train, validation, test: iterables of batches that can be gone through many times (a DataLoader, a list). Choices are
-        made on validation; test is read once, for the last model.
+    train, validation, test: iterables of batches that can be gone through many times (a DataLoader, a list). Choices
+        are made on validation; test is read once, for the last model.
     example: one input as the model is called with it: a tensor, a tuple, or a dict; its first dimension is the batch.
     loss: ``loss(output, target) -> scalar tensor``.
     score: ``score(outputs, targets) -> float`` over a whole split, tensors joined along the batch.
@@ -180,9 +180,7 @@ def to_device(values: Any, device: torch.device) -> Any:
 
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first tensor lies; the CPU for a model without any."""
-    tensor = next(iter(model.parameters()), None)
-    if tensor is None:
-        tensor = next(iter(model.buffers()), None)
+    tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 

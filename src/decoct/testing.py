@@ -45,8 +45,8 @@ def check_method(method: Method, draft: Draft, task: Task, tolerance: float = 1e
     """Raise MethodError, saying which, unless `method` keeps every rule on this draft and task.
 
     The model given is untouched by planning; a plan survives JSON; applying it twice is applying it once; the same seed
-    gives the same plan; the file that is saved holds the draft's tensors exactly, as a module and as plan, and what runs
-    from it agrees with the draft within `tolerance` of the largest output.
+    gives the same plan; the file that is saved holds the draft's tensors and promises exactly, and what runs from it
+    agrees with the draft within `tolerance` of the largest output.
     """
     before = {name: tensor.clone() for name, tensor in draft.model.state_dict().items()}
     edits = _planned(method, draft, task)

@@ -27,7 +27,9 @@ def rows(name: str, split: str) -> Any:
     except Exception as error:
         where = os.environ.get("DECOCT_DATA")
         tried = f"{where}/{name}/{split}.parquet is not there" if where else "DECOCT_DATA is not set"
-        raise TaskError(f"no data {name!r}, split {split!r}: {tried}, and the hub says {type(error).__name__}") from error
+        raise TaskError(
+            f"no data {name!r}, split {split!r}: {tried}, and the hub says {type(error).__name__}"
+        ) from error
 
 
 def local(name: str, split: str) -> Path | None:

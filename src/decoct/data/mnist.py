@@ -1,4 +1,4 @@
-"""MNIST: 28x28 grey digits, 50,000 to train on, the usual last 10,000 of the training split to choose by, 10,000 to test.
+"""MNIST: 28x28 grey digits. 50,000 to train on, the last 10,000 of the training split to choose by, 10,000 to test.
 
 Yann LeCun, Corinna Cortes, Christopher J. C. Burges: The MNIST database of handwritten digits. Hub name ylecun/mnist.
 """

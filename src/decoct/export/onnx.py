@@ -1,4 +1,4 @@
-"""A module as an ONNX graph whose initializers keep the names of the state dict, so that coded weights can refill it."""
+"""A module as an ONNX graph whose initializers bear the names of the state dict, so that coded weights can fill it."""
 
 from __future__ import annotations
 

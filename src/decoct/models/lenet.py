@@ -1,8 +1,8 @@
 """LeNet-300-100 and LeNet-5, as the compression literature means them.
 
 Yann LeCun, Leon Bottou, Yoshua Bengio, Patrick Haffner: Gradient-Based Learning Applied to Document Recognition.
-Proceedings of the IEEE 86(11), 1998. LeNet-5 is the form that Caffe made usual (20-50-500-10, 431,080 parameters), which
-is the one of Han 2015 and of every table since; it is not the network of the 1998 paper.
+Proceedings of the IEEE 86(11), 1998. LeNet-5 is the form that Caffe made usual (20-50-500-10, 431,080 parameters),
+which is the one of Han 2015 and of every table since; it is not the network of the 1998 paper.
 
 Differs: a ReLU follows each convolution of LeNet-5, as in every later PyTorch form; Caffe's has one after ip1 alone.
 """
@@ -27,7 +27,7 @@ def lenet_300_100() -> nn.Sequential:
 
 
 def lenet_5() -> nn.Sequential:
-    """Two convolutions of 5x5 and two dense layers: 431,080 parameters. Input (batch, 1, 28, 28), output (batch, 10)."""
+    """Two 5x5 convolutions and two dense layers: 431,080 parameters. Input (batch, 1, 28, 28), output (batch, 10)."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 20, 5), pool1=nn.MaxPool2d(2), relu1=nn.ReLU(),  # (batch, 20, 12, 12)

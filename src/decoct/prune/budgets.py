@@ -1,6 +1,6 @@
 """Which weights stay: from magnitudes and a budget to masks. Pure functions, one per rule.
 
-Every rule keeps the entries of largest score; of equal scores the earlier entries stay; a tensor keeps at least one entry.
+Every rule keeps the entries of largest score; of equal scores the earlier stay; a tensor keeps at least one entry.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def by_quality(weights: Tensors, quality: Mapping[str, float]) -> Masks:
 
 def _globally(weights: Tensors, score: Callable[[Tensor], Tensor], density: float) -> Masks:
     scores = {name: score(weight) for name, weight in weights.items()}
-    mask = top(torch.cat([each.flatten() for each in scores.values()]), round(density * sum(map(torch.numel, scores.values()))))
+    mask = top(
+        torch.cat([each.flatten() for each in scores.values()]), round(density * sum(map(torch.numel, scores.values())))
+    )
     parts = mask.split([each.numel() for each in scores.values()])
     return {
         name: part.view(each.shape) if part.any() else top(each, 1)
@@ -52,7 +54,7 @@ def by_global(weights: Tensors, density: float) -> Masks:
 
 
 def lamp(weight: Tensor) -> Tensor:
-    """LAMP: w_u^2 over the sum of w_v^2 of all weights of the tensor that are not smaller (Lee 2021, arXiv 2010.07611)."""
+    """LAMP: w_u^2 over the sum of w_v^2 of the tensor's weights that are not smaller (Lee 2021, arXiv 2010.07611)."""
     squares = weight.flatten().double().square()
     order = squares.argsort(stable=True)
     rest = squares[order].flip(0).cumsum(0).flip(0)
@@ -69,8 +71,8 @@ def by_lamp(weights: Tensors, density: float) -> Masks:
 def erk(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, float]:
     """Erdos-Renyi-kernel densities whose mean over all weights is `density` (Evci 2020, arXiv 1911.11134).
 
-    A tensor's density is proportional to the sum of its dimensions over their product; those that would be above one are
-    dense, and the rest share what is left.
+    A tensor's density is proportional to the sum of its dimensions over their product; those that would be above one
+    are dense, and the rest share what is left.
     """
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     dense: set[str] = set()

@@ -51,7 +51,7 @@ class Magnitude:
     rounds: prune and retrain this many times; the density falls geometrically, the quality rises in a line.
     retrain: the training after each round, or the one during which weights are removed if `gradual`; None for none.
     gradual: remove weights step by step within one training.
-    every, begin, until: when gradual, steps between removals and the shares of the training where removal begins and ends.
+    every, begin, until: when gradual, steps between removals, and the shares of the training where they begin and end.
     scan: first measure the score's sensitivity to each tensor, for the report.
     """
 
@@ -116,12 +116,16 @@ class Magnitude:
         assert self.retrain is not None
         weights = draft.weights(self.tensors)
         if shared := [name for name in weights if Share in draft.promises(name)]:
-            raise RecipeError(f"gradual pruning of shared weights ({', '.join(shared)}): prune before sharing, or in rounds")
+            raise RecipeError(
+                f"gradual pruning of shared weights ({', '.join(shared)}): prune before sharing, or in rounds"
+            )
 
         def masks(done: float, values: dict[str, Tensor]) -> dict[str, Tensor]:
             return self._rule(values, lambda density: density + (1 - density) * (1 - done) ** 3)
 
-        return train(draft, task, **vars(self.retrain), remask=Remask(tuple(weights), masks, self.every, self.begin, self.until))
+        return train(
+            draft, task, **vars(self.retrain), remask=Remask(tuple(weights), masks, self.every, self.begin, self.until)
+        )
 
 
 def _held(draft: Draft, masks: dict[str, Tensor]) -> dict[str, Tensor]:

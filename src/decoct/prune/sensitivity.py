@@ -18,7 +18,7 @@ def sensitivity(
 
     Emits one "sensitivity" event per tensor, which the report plots.
     """
-    curves = {}
+    curves: dict[str, list[float]] = {}
     weights = draft.weights(tensors)
     for done, (name, weight) in enumerate(weights.items(), start=1):
         curves[name] = []

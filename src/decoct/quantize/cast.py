@@ -1,8 +1,8 @@
 """16-bit floats: values, biases, statistics and codebooks rounded to half precision.
 
-IEEE 754 half precision has 10 bits of mantissa and a range of 65504; bfloat16 has 7 and the range of float32. Rounding is
-to nearest, even on ties; beyond the range the largest finite value is taken. The promise is kept through later training,
-with the gradient passed straight through the rounding.
+IEEE 754 half precision has 10 bits of mantissa and a range of 65504; bfloat16 has 7 and the range of float32. Rounding
+is to nearest, even on ties; beyond the range the largest finite value is taken. The promise is kept through later
+training, with the gradient passed straight through the rounding.
 """
 
 from __future__ import annotations

@@ -4,15 +4,15 @@ Song Han, Huizi Mao, William J. Dally: Deep Compression: Compressing Deep Neural
 Quantization and Huffman Coding. ICLR 2016, arXiv 1510.00149.
 
 The non-zero weights of each tensor, never across tensors, are clustered into k = 2^b values that minimise the
-within-cluster sum of squares; each weight then is a code of b bits into the codebook. Retraining moves the codebook with
-the codes frozen; the gradient of an entry is the sum over the weights that use it:
+within-cluster sum of squares; each weight then is a code of b bits into the codebook. Retraining moves the codebook
+with the codes frozen; the gradient of an entry is the sum over the weights that use it:
 
     dL/dC_k = sum_ij dL/dW_ij [I_ij = k]          (their equation 3)
 
 n weights of B bits thus take n b + k B bits (their equation 1 is the rate n B / (n b + k B)).
 
-Differs: besides the paper's initialisations (linear, density, random) the clustering may be exact; a centroid that lands
-on zero is merged into the zeros; codebook entries that coincide become one.
+Differs: besides the paper's initialisations (linear, density, random) the clustering may be exact; a centroid that
+lands on zero is merged into the zeros; codebook entries that coincide become one.
 
 Result: lenet-300-100 and lenet-5 on MNIST, `decoct compress recipes/lenet-5.toml`; see docs/results.md.
 """

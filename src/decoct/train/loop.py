@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from decoct.errors import RecipeError, TaskError, TrainingError
+from decoct.errors import RecipeError, TaskError, TrainingError, nearest
 from decoct.events import emit
 from decoct.plan import Draft, Edit
 from decoct.task import Task, call, evaluate, to_device
 from decoct.train import promises
 from decoct.train.schedule import factor
+
+Loss = Callable[[Any, Any], Tensor]
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, momentum, **rest: torch.optim.SGD(
@@ -38,17 +40,21 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Remask:
     """Pruning while training: which entries may live, as training goes on.
 
-    masks: from the share of the training that is done (0-1) and the current values to the masks of that moment, or None
-        to leave them; they may only shrink.
+    masks: from the share of the way that is done (0-1) and the current values to the masks of that moment.
     every: optimizer steps between two calls.
     begin, until: shares of the training between which masks shrink; the best epoch is chosen from those after `until`.
     """
 
     tensors: tuple[str, ...]
-    masks: Callable[[float, dict[str, Tensor]], dict[str, Tensor] | None]
+    masks: Callable[[float, dict[str, Tensor]], dict[str, Tensor]]
     every: int = 50
     begin: float = 0.1
     until: float = 0.6
+
+    def start(self, draft: Draft) -> dict[str, Tensor]:
+        """Masks that keep everything."""
+        tensors = draft.tensors()
+        return {name: torch.ones_like(tensors[name], dtype=torch.bool) for name in self.tensors}
 
     def at(self, step: int, steps: int) -> float | None:
         """How much of the way (0-1) is done if masks are to shrink before this step, else None."""
@@ -56,15 +62,6 @@ class Remask:
         if step < first or step > last or (step % self.every and step != last):
             return None
         return min((step / steps - self.begin) / (self.until - self.begin), 1.0) if step < last else 1.0
-
-
-@dataclass
-class _Best:
-    """The best state so far, by validation."""
-
-    score: float = math.nan
-    epoch: int = 0
-    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(
@@ -81,7 +78,7 @@ def train(
     warmup: float = 0.0,
     clip: float | None = None,
     keep: str = "best",
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: Loss | None = None,
     remask: Remask | None = None,
 ) -> list[Edit]:
     """Train a copy of the draft's model on ``task.train`` and return what changed, as edits.
@@ -97,51 +94,16 @@ def train(
     Raises TrainingError, naming epoch and step, when the loss is no longer a number.
     """
     accelerator = Accelerator(split_batches=True)
-    start = {name: torch.ones_like(draft.tensors()[name], dtype=torch.bool) for name in remask.tensors} if remask else {}
-    model = promises.realise(draft, start).to(memory_format=torch.channels_last)
-    groups = _groups(model, weight_decay)
-    loader = _seeded(task.train)
-    engine = OPTIMIZERS[optimizer](groups, momentum=momentum, lr=lr)
-    model, engine = accelerator.prepare(model, engine)
-    loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else _whole(loader, accelerator)
-    inner = accelerator.unwrap_model(model)
-    per_epoch = _length(loader)
-    steps = max(1, round(per_epoch * epochs))
-    best, step, epoch, began = _Best(), 0, 0, time.perf_counter()
-    while step < steps:
-        epoch += 1
-        model.train()
-        total = torch.zeros((), device=accelerator.device)
-        first = step
-        for batch in loader:
-            rate = lr * factor(schedule, step / steps, warmup)
-            for group in engine.param_groups:
-                group["lr"] = rate
-            if remask is not None and (done := remask.at(step, steps)) is not None:
-                _prune(inner, remask, done, engine)
-            value = _step(accelerator, model, engine, task, loss or task.loss, batch, l1, clip)
-            total += value
-            step += 1
-            if not math.isfinite(value.item()):
-                raise TrainingError(
-                    f"the loss became {value.item()} at step {step - first} of epoch {epoch} (learning rate {rate:.3g}); "
-                    "lower the learning rate or clip the gradient"
-                )
-            emit("progress", what=f"epoch {epoch}", done=step, total=steps)
-            if step >= steps:
-                break
-        if step == first:
-            raise TaskError("the train loader is empty: it yields no batch")
-        final = remask is None or step > math.ceil(remask.until * steps)
-        score = evaluate(inner, task) if accelerator.is_main_process else math.nan
-        score = float(broadcast(torch.tensor(score, dtype=torch.float64)).item())
-        emit(
-            "epoch", epoch=epoch, epochs=math.ceil(steps / per_epoch), loss=(total / (step - first)).item(),
-            validation=score, lr=rate, seconds=round(time.perf_counter() - began, 2),
-        )  # fmt: skip
-        if final and (keep == "last" or task.better(score, best.score)):
-            best = _Best(score, epoch, {name: value.detach().clone() for name, value in inner.state_dict().items()})
-    inner.load_state_dict(best.state)
+    masks = remask.start(draft) if remask else {}
+    model = promises.realise(draft, masks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = OPTIMIZERS[optimizer](_groups(model, weight_decay), momentum=momentum, lr=lr)
+    prepared, engine = accelerator.prepare(model, engine)
+    training = _Training(accelerator, task, prepared, engine, loss or task.loss, l1, clip, remask)
+    best = training.run(
+        _batches(task.train, accelerator), epochs, lambda done: lr * factor(schedule, done, warmup), keep
+    )
+    inner = accelerator.unwrap_model(prepared)
+    inner.load_state_dict(best)
     if accelerator.num_processes > 1:
         inner.load_state_dict(broadcast(dict(inner.state_dict())))
     edits = promises.bake(inner, draft)
@@ -149,39 +111,94 @@ def train(
     return edits
 
 
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    task: Task,
-    loss_of: Callable[[Any, Any], Tensor],
-    batch: Any,
-    l1: float,
-    clip: float | None,
-) -> Tensor:
-    """One step of the optimizer; returns the loss over all processes."""
-    inputs, target = task.split(batch)
-    with accelerator.autocast():
-        loss = loss_of(call(model, inputs), target)
-    penalty = l1 * sum(group.abs().sum() for group in optimizer.param_groups[0]["params"]) if l1 else 0.0
-    optimizer.zero_grad()
-    accelerator.backward(loss + penalty)
-    if clip is not None:
-        accelerator.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return accelerator.reduce(loss.detach().float(), "mean") if accelerator.num_processes > 1 else loss.detach().float()
+@dataclass
+class _Training:
+    """One training under way."""
 
+    accelerator: Accelerator
+    task: Task
+    model: nn.Module
+    optimizer: Any
+    loss: Loss
+    l1: float
+    clip: float | None
+    remask: Remask | None
+    step: int = 0
 
-def _prune(model: nn.Module, remask: Remask, done: float, optimizer: Any) -> None:
-    values = {name: promises.current(model, name).detach() for name in remask.tensors}
-    masks = remask.masks(done, values)
-    if masks:
-        promises.narrow(model, masks, getattr(optimizer, "optimizer", optimizer))
+    def run(self, batches: Any, epochs: float, rate: Callable[[float], float], keep: str) -> dict[str, Tensor]:
+        """Train, and return the state of the epoch to keep."""
+        per_epoch, inner = _length(batches), self.accelerator.unwrap_model(self.model)
+        steps = max(1, round(per_epoch * epochs))
+        count, began = math.ceil(steps / per_epoch), time.perf_counter()
+        best, state = math.nan, {}
+        for epoch in range(1, count + 1):
+            loss = self._epoch(batches, epoch, steps, rate)
+            score = self._score(inner)
+            emit(
+                "epoch", epoch=epoch, epochs=count, loss=loss, validation=score, lr=rate((self.step - 1) / steps),
+                seconds=round(time.perf_counter() - began, 2),
+            )  # fmt: skip
+            may_keep = self.remask is None or self.step > math.ceil(self.remask.until * steps)
+            if may_keep and (keep == "last" or self.task.better(score, best)):
+                best, state = score, {name: each.detach().clone() for name, each in inner.state_dict().items()}
+        return state
+
+    def _epoch(self, batches: Any, epoch: int, steps: int, rate: Callable[[float], float]) -> float:
+        """Go through the batches once, or until the last step; the mean loss."""
+        self.model.train()
+        total, first = 0.0, self.step
+        for batch in batches:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate(self.step / steps)
+            self._prune(steps)
+            loss = self._one(batch)
+            total, self.step = total + loss, self.step + 1
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss} at step {self.step - first} of epoch {epoch} (learning rate "
+                    f"{rate(self.step / steps):.3g}); lower the learning rate or clip the gradient"
+                )
+            emit("progress", what=f"epoch {epoch}", done=self.step, total=steps)
+            if self.step >= steps:
+                break
+        if self.step == first:
+            raise TaskError("the train loader is empty: it yields no batch")
+        return total / (self.step - first)
+
+    def _one(self, batch: Any) -> float:
+        """One step of the optimizer; the loss over all processes."""
+        inputs, target = self.task.split(batch)
+        with self.accelerator.autocast():
+            loss = self.loss(call(self.model, inputs), target)
+        penalty = (
+            self.l1 * sum(each.abs().sum() for each in self.optimizer.param_groups[0]["params"]) if self.l1 else 0.0
+        )
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss + penalty)
+        if self.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        loss = loss.detach().float()
+        return float(self.accelerator.reduce(loss, "mean") if self.accelerator.num_processes > 1 else loss)
+
+    def _prune(self, steps: int) -> None:
+        """Shrink the masks if it is time to."""
+        if self.remask is None or (done := self.remask.at(self.step, steps)) is None:
+            return
+        inner = self.accelerator.unwrap_model(self.model)
+        values = {name: promises.current(inner, name).detach() for name in self.remask.tensors}
+        promises.narrow(inner, self.remask.masks(done, values), self.optimizer.optimizer)
+
+    def _score(self, inner: nn.Module) -> float:
+        """The validation score, computed by the main process and told to all."""
+        score = evaluate(inner, self.task) if self.accelerator.is_main_process else math.nan
+        return float(broadcast(torch.tensor(score, dtype=torch.float64, device=self.accelerator.device)))
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights and codebooks first, with weight decay; then the rest, without."""
-    decayed, rest = [], []
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             codebook = ".parametrizations." in f".{name}" and parameter.dim() == 1 and _from_codebook(model, name)
@@ -197,16 +214,17 @@ def _from_codebook(model: nn.Module, name: str) -> bool:
     return promises.binding(model, path, promises.FromCodebook) is not None
 
 
-def _seeded(loader: Any) -> Any:
-    """Make a loader's shuffling start from torch's own seed, so that a training depends on that alone."""
-    sampler = getattr(loader, "sampler", None)
-    if sampler is not None and hasattr(sampler, "generator"):
-        sampler.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
-    return loader
+def _batches(loader: Any, accelerator: Accelerator) -> Any:
+    """The training batches, on the accelerator's device; how they are shuffled depends on torch's seed alone."""
+    if not isinstance(loader, DataLoader):
+        return _Whole(loader, accelerator)
+    if hasattr(loader.sampler, "generator"):
+        loader.sampler.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
+    return accelerator.prepare(loader)
 
 
-class _whole:
-    """Batches of any iterable, on the accelerator's device; one process only, since it cannot be parted."""
+class _Whole:
+    """Batches of any iterable; for one process only, since they cannot be parted."""
 
     def __init__(self, batches: Any, accelerator: Accelerator) -> None:
         if accelerator.num_processes > 1:
@@ -229,6 +247,4 @@ def _length(loader: Any) -> int:
 def check_choice(name: str, value: str, allowed: Any) -> None:
     """RecipeError unless `value` is one of `allowed`."""
     if value not in allowed:
-        from decoct.errors import nearest
-
         raise RecipeError(f"{name} is one of {', '.join(allowed)}, not {value!r}{nearest(str(value), allowed)}")

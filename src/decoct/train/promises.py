@@ -1,13 +1,12 @@
 """Promises held by construction while a model trains: each becomes a parametrization, and is baked in at the end.
 
-A masked tensor has no gradient where it is zero; a shared tensor is made from its codebook, so that the gradient of an entry is the sum
-over the weights that use it (Han et al. 2016, arXiv 1510.00149, equation 3); a cast tensor is rounded with the gradient
-passed straight through.
+A masked tensor has no gradient where it is zero; a shared tensor is made from its codebook, so that the gradient of an
+entry is the sum over the weights that use it (Han et al. 2016, arXiv 1510.00149, equation 3); a cast tensor is rounded
+with the gradient passed straight through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ Masks = dict[str, Tensor]
 
 
 class Masked(nn.Module):
-    """Removed entries of the trained tensor are zero and their gradient is held at zero, so that no optimizer moves them."""
+    """Removed entries are zero and their gradient is held at zero, so that no optimizer moves them."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -174,16 +173,15 @@ def narrow(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer) -> 
     """Remove more entries while training: masks only shrink, and removed weights lose value and optimizer state."""
     with torch.no_grad():
         for name, mask in masks.items():
-            held = binding(model, name, Masked).mask
+            masked = binding(model, name, Masked)
+            assert masked is not None
+            held = masked.mask
             held.logical_and_(mask.to(held.device))
             original = trained(model, name)
             original.mul_(held)
             for state in optimizer.state.get(original, {}).values():
                 if isinstance(state, Tensor) and state.shape == held.shape:
                     state.mul_(held)
-
-
-Remask = Callable[[float, dict[str, Tensor]], Masks | None]
 
 
 def _register(model: nn.Module, name: str, how: nn.Module) -> None:

@@ -10,7 +10,7 @@ SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 def factor(schedule: str, done: float, warmup: float = 0.0) -> float:
     """The factor on the learning rate when a share `done` (0-1) of the training is over.
 
-    constant: 1. linear: 1 to 0. cosine: half a cosine from 1 to 0. step: 1, 0.1 from one half, 0.01 from three quarters.
+    constant: 1. linear: 1 to 0. cosine: half a cosine from 1 to 0. step: 1, from a half 0.1, from three quarters 0.01.
     onecycle: up in a line for the first 0.3, then half a cosine to 0 (Smith 2018, arXiv 1803.09820).
     warmup: share of the training over which the factor first rises from 0 in a line.
 

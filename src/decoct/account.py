@@ -1,0 +1,105 @@
+"""The last row of a run: what the file itself weighs, scores and takes to answer, and what that is made of."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from decoct import store
+from decoct.bench import Latency, bench
+from decoct.contents import Contents, coded_bytes, inspect
+from decoct.file import File, open_file
+from decoct.measure import layers, raw_bytes, zipped_bytes
+from decoct.plan import Draft
+from decoct.task import Task
+
+SLOWER = 1.05
+TOUCHED = 0.5
+
+
+def account(draft: Draft, task: Task, path: Path, reference: Path | None, score: tuple[float, str]) -> dict[str, Any]:
+    """The row of the file at `path`, which was saved from `draft`.
+
+    reference: an ONNX file of the model that came in, to time beside it; None for no timing.
+    score: of the file, decoded and run, and the split it was read on.
+    """
+    opened = _named(path, draft)
+    contents = inspect(opened)
+    latencies = bench([reference, path], threads=1) if reference is not None else []
+    tensors, parts = draft.tensors(), layers(draft.model, task.example)
+    row: dict[str, Any] = {
+        "stage": "file",
+        "score": score[0],
+        "score_split": score[1],
+        "score_name": task.score_name,
+        "bytes_raw": raw_bytes(tensors),
+        "bytes_zipped": zipped_bytes(tensors),
+        "bytes_coded": path.stat().st_size,
+        "bytes_bare": bare_bytes(draft),
+        "parameters": sum(part.parameters for part in parts),
+        "nonzeros": sum(part.nonzeros for part in parts),
+        "macs": sum(part.macs for part in parts),
+        "macs_nonzero": sum(part.macs_nonzero for part in parts),
+        "latency_ms": _spread(latencies[1]) if latencies else None,
+        "reference_ms": _spread(latencies[0]) if latencies else None,
+        "peak_bytes": latencies[1].peak_bytes if latencies else None,
+        "sections": contents.sections,
+        "bytes_paper": round(contents.paper_bytes),
+        "bytes_entropy": round(contents.entropy_bytes, 1),
+        "bytes_huffman": coded_bytes(opened, "huffman"),
+        "bytes_ans": coded_bytes(opened, "ans"),
+        "onnx_bytes": reference.stat().st_size if reference is not None else None,
+        "layers": _layers(contents, parts, tensors),
+    }
+    row["warnings"] = warnings(row, contents, latencies)
+    return row
+
+
+def _named(path: Path, draft: Draft) -> File:
+    opened = open_file(path)
+    return opened.bind(store.signature(draft)) if opened.bare else opened
+
+
+def bare_bytes(draft: Draft) -> int:
+    """Bytes of the draft in the bare profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        return store.save(draft, Path(folder) / "bare.dct", bare=True)
+
+
+def _layers(contents: Contents, parts: list[Any], tensors: dict[str, Any]) -> list[dict[str, Any]]:
+    work = {part.name: part for part in parts}
+    return [
+        {
+            "name": each.name,
+            "shape": list(each.shape),
+            "parameters": each.parameters,
+            "nonzeros": int(tensors[each.name].count_nonzero()),
+            "macs": work[each.name].macs if each.name in work else 0,
+            "bytes": each.sections,
+            "coder": each.coder,
+        }
+        for each in contents.tensors
+    ]
+
+
+def _spread(latency: Latency) -> dict[str, float]:
+    return {"median": latency.median_ms, "p10": latency.p10_ms, "p90": latency.p90_ms, "threads": latency.threads}
+
+
+def warnings(row: dict[str, Any], contents: Contents, latencies: list[Latency]) -> list[str]:
+    """What a reader must not overlook: slower than what came in, or little of it touched."""
+    found = []
+    if latencies and latencies[1].ratio > SLOWER:
+        found.append(
+            f"the result is slower than the model that came in: {latencies[1].ratio:.2f}x its latency on one thread"
+        )
+    touched = sum(
+        4 * each.parameters for each in contents.tensors if each.kind != "plain" or each.kept < each.parameters
+    )
+    share = touched / max(row["bytes_raw"], 1)
+    if share < TOUCHED:
+        found.append(
+            f"only {share:.0%} of the bytes were pruned, shared or put on a grid; the rest is stored as it was"
+        )
+    return found
