@@ -6,7 +6,6 @@ machine does falls on all alike. Memory is measured apart: a fresh process for e
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -160,22 +159,34 @@ def size_bytes(path: Path) -> int:
 
 
 _CHILD = """
-import json, resource, sys
+import sys
 from pathlib import Path
-from decoct.bench import caller
+from decoct.bench import caller, resident_peak
 caller(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))()
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+print(resident_peak())
 """
 
 
 def peak_bytes(path: Path, threads: int, batch: int) -> int:
     """The most resident memory of a fresh process that loads a model and runs it once; 0 where nobody says."""
-    try:
-        import resource  # noqa: F401
-    except ImportError:
-        return 0
     command = [sys.executable, "-c", _CHILD, str(path.absolute()), str(threads), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise FormatError(f"{path} does not run in a process of its own: {done.stderr.strip()[-500:]}")
-    return int(json.loads(done.stdout.splitlines()[-1])) * (1 if sys.platform == "darwin" else 1024)
+    return int(done.stdout.splitlines()[-1])
+
+
+def resident_peak() -> int:
+    """The most resident memory that this process has had, in bytes; 0 where the system does not say.
+
+    Linux is asked for the program's own peak: that of `getrusage` has the parent's memory in it, from before the start.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text().splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -124,8 +124,10 @@ def strip(model: ModelProto, held: Collection[str]) -> bytes:
 
 
 def tidy(model: ModelProto) -> None:
-    """Drop, in place, what no runtime needs: who wrote it, doc strings, node names and metadata, shape hints, attributes
-    that say what is the default; and shorten names."""
+    """Drop, in place, what no runtime needs, and shorten names.
+
+    That is: who wrote it, doc strings, node names and metadata, shape hints, attributes that state the default.
+    """
     for part in ("doc_string", "producer_name", "producer_version"):
         model.ClearField(part)
     for graph in _graphs(model.graph):
@@ -138,26 +140,22 @@ def tidy(model: ModelProto) -> None:
         function.ClearField("doc_string")
         function.ClearField("value_info")
     versions = {opset.domain: opset.version for opset in model.opset_import}
-    for node in _nodes(model):
+    for node in [node for graph in _graphs(model.graph) for node in graph.node]:
         for part in ("doc_string", "name", "metadata_props"):
             node.ClearField(part)
-        _drop_defaults(node, versions.get("", 0))
+        _drop_defaults(node, versions.get("", versions.get("ai.onnx", 0)))
     _shorten(model.graph)
-
-
-def _nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
-    for graph in _graphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
 
 
 def _drop_defaults(node: onnx.NodeProto, version: int) -> None:
     """Drop attributes with the operation's default value, for versions of the operations that onnx knows."""
     known = node.domain in ("", "ai.onnx") and 0 < version <= onnx.defs.onnx_opset_version()
-    if not known or not onnx.defs.has(node.op_type):
+    if not known:
         return
-    schema = onnx.defs.get_schema(node.op_type, version)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version)
+    except onnx.defs.SchemaError:
+        return
     for attribute in list(node.attribute):
         stated = schema.attributes.get(attribute.name)
         attribute.ClearField("doc_string")
