@@ -175,6 +175,10 @@ class Recipe(BaseModel):
         """The methods' names, in order."""
         return [step["method"] for step in self.step]
 
+    def with_seed(self, seed: int) -> Recipe:
+        """The same recipe with another seed."""
+        return self.model_copy(update={"seed": seed})
+
     @property
     def hash(self) -> str:
         """Twelve hex digits that stand for what is computed: every field of every method, but not name or comments."""

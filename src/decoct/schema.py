@@ -7,9 +7,11 @@ checked strictly (a string is no number, a number no truth value) and the JSON s
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache, reduce
+from importlib import import_module
 from operator import or_
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -81,6 +83,23 @@ def _construct(method: type, values: BaseModel, location: Location) -> Any:
 def _dataclass_in(annotation: Any) -> type | None:
     options = [annotation, *get_args(annotation)]
     return next((option for option in options if dataclasses.is_dataclass(option) and isinstance(option, type)), None)
+
+
+def described(method: type) -> dict[str, Any]:
+    """A method in plain values: its summary, its paper (the docstring of its module), its class and its fields."""
+    paper = inspect.getdoc(import_module(method.__module__)) or ""
+    fields = [
+        {"name": field.name, "type": str(field.type), "default": _plain(_default(field))}
+        for field in dataclasses.fields(method)
+    ]
+    about = inspect.getdoc(method) or ""
+    return {"summary": about.partition("\n")[0], "paper": paper, "about": about, "fields": fields}
+
+
+def _plain(value: Any) -> Any:
+    if value is ...:
+        return "needed"
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 class TableError(ValueError):

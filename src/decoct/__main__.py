@@ -1,0 +1,5 @@
+"""``python -m decoct``, and so ``accelerate launch -m decoct``."""
+
+from decoct.cli import main
+
+main()
