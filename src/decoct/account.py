@@ -21,7 +21,7 @@ TOUCHED = 0.5
 def account(draft: Draft, task: Task, path: Path, reference: Path | None, score: tuple[float, str]) -> dict[str, Any]:
     """The row of the file at `path`, which was saved from `draft`.
 
-    reference: an ONNX file of the model that came in, to time beside it; None for no timing.
+    reference: a file of the model that came in, to time beside it; None for no timing.
     score: of the file, decoded and run, and the split it was read on.
     """
     opened = _named(path, draft)
@@ -49,7 +49,7 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
         "bytes_entropy": round(contents.entropy_bytes, 1),
         "bytes_huffman": coded_bytes(opened, "huffman"),
         "bytes_ans": coded_bytes(opened, "ans"),
-        "onnx_bytes": reference.stat().st_size if reference is not None else None,
+        "onnx_bytes": onnx.stat().st_size if (onnx := path.with_suffix(".onnx")).exists() else None,
         "layers": _layers(contents, parts, tensors),
     }
     row["warnings"] = warnings(row, contents, latencies)

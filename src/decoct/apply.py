@@ -21,7 +21,8 @@ def extend(draft: Draft, edits: Iterable[Edit]) -> Draft:
     edits = [_owned(draft, edit) for edit in edits]
     plan = merge(draft.plan, edits)
     touched = {name for edit in edits for name in (edit.tensors if isinstance(edit, Set) else [edit.tensor])}
-    model = apply(draft.model, [*edits, *(edit for edit in plan if isinstance(edit, Share) and edit.tensor in touched)])
+    carried = [edit for edit in plan if isinstance(edit, Share) and edit.tensor in touched]
+    model = apply(draft.model, [*edits, *carried])
     after = replace(draft, model=model, plan=plan)
     tensors = after.tensors()
     for edit in plan:

@@ -166,21 +166,40 @@ def merge(plan: Iterable[Edit], edits: Iterable[Edit]) -> tuple[Edit, ...]:
     bound: dict[str, dict[type, Any]] = {}
     for edit in [*plan, *edits]:
         if isinstance(edit, Set):
-            values |= edit.tensors
+            values |= {
+                name: new for name, new in edit.tensors.items() if not _is_shared(bound.get(name, {}), name, new)
+            }
             continue
         if type(edit) not in KINDS.values():
             raise PlanError(f"{edit!r} is not an edit; an edit is one of {', '.join(KINDS)}")
         found = bound.setdefault(edit.tensor, {})
+        _refuse_revival(found, edit)
         found[type(edit)] = edit
-        carry(found, type(edit))
+        _carry(found, type(edit))
+        if isinstance(edit, Share):
+            values.pop(edit.tensor, None)
     ordered = [found[kind] for found in bound.values() for kind in (Zero, Share, Cast, Code) if kind in found]
-    for tensor, found in bound.items():
-        if Share in found:
-            values.pop(tensor, None)
     return (*([Set(values)] if values else []), *ordered)
 
 
-def carry(found: dict[type, Any], newest: type) -> None:
+def _is_shared(found: dict[type, Any], name: str, new: Tensor) -> bool:
+    """Whether a shared tensor has these values already; PlanError where it has others."""
+    if Share not in found:
+        return False
+    if not torch.equal(found[Share].values(), new.to(found[Share].codebook)):
+        raise PlanError(
+            f"new values for {name} break the Share that was promised for it: give a Share with a new codebook"
+        )
+    return True
+
+
+def _refuse_revival(found: dict[type, Any], edit: Edit) -> None:
+    """PlanError where a Zero would give back entries that an earlier one removed."""
+    if isinstance(edit, Zero) and Zero in found and (edit.mask & ~found[Zero].mask).any():
+        raise PlanError(f"Zero of {edit.tensor!r} keeps entries that an earlier Zero promised to be zero")
+
+
+def _carry(found: dict[type, Any], newest: type) -> None:
     """Make the promises of one tensor agree after `newest` has come."""
     zero, share, cast = found.get(Zero), found.get(Share), found.get(Cast)
     if zero is not None and share is not None:
@@ -205,7 +224,7 @@ def from_json(text: str) -> tuple[Edit, ...]:
     """The plan that :func:`to_json` wrote; PlanError for an unknown edit, a missing field, or damaged arrays."""
     try:
         return tuple(_edit(item) for item in json.loads(text))
-    except (json.JSONDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, PlanError):
             raise
         raise PlanError(f"not a plan: {type(error).__name__}: {error}") from error

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ from decoct import store
 from decoct.account import account
 from decoct.errors import RecipeError, TraceError, TrainingError
 from decoct.events import emit, listening
-from decoct.export.onnx import to_onnx
-from decoct.file import replacing
+from decoct.file import open_file, replacing
 from decoct.measure import histogram, layers, raw_bytes, zipped_bytes
 from decoct.method import Method, timed_step
 from decoct.plan import Draft
 from decoct.recipe import Recipe
+from decoct.report import page
 from decoct.runtime import Runtime, load
-from decoct.task import Task, call, evaluate
+from decoct.task import Split, Task, call, evaluate
 
 VERSIONS = ("decoct", "torch", "accelerate", "numpy", "constriction", "onnx", "onnxruntime")
 
@@ -153,48 +153,51 @@ class _Run:
         write_text(self.rows, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _finish(self, draft: Draft) -> None:
-        path = self.folder / "model.dct"
-        store.save(draft, path, bare=self.recipe.file.bare)
-        model = None
-        if not self.recipe.file.bare:
+        """The file, its last row, and the report."""
+        path, bare = self.folder / "model.dct", self.recipe.file.bare
+        store.save(draft, path, bare=bare)
+        reference = None if bare else self._reference(draft)
+        if not bare:
             agree(draft, path)
-            model = self.folder / "model.onnx"
-            with replacing(model) as file:
+            with replacing(self.folder / "model.onnx") as file:
                 file.write(load(path).onnx().SerializeToString(deterministic=True))
-        reference = self.drafts / "start.onnx"
-        if model is not None and not reference.exists():
-            start = store.load_draft(self.drafts / "00-start.dct", draft.model, draft.call)
-            with replacing(reference) as file:
-                file.write(to_onnx(start.model, self.task.example).SerializeToString())
-        runner = evaluate_file(path, draft, self.task)
-        row = account(draft, self.task, path, reference if model else None, runner)
-        row["seconds"] = round(sum(each["seconds"] for each in read_rows(self.rows)), 2)
+        row = account(draft, self.task, path, reference, evaluate_file(path, draft.model, self.task))
         rows = [each for each in read_rows(self.rows) if each["stage"] != "file"]
+        row["seconds"] = round(sum(each["seconds"] for each in rows), 2)
         for warning in row["warnings"]:
             emit("warning", text=warning)
         self._keep([*rows, row])
         emit("row", **row)
-        from decoct.report import page
-
         page.write([self.folder], self.folder / "report.html")
 
+    def _reference(self, draft: Draft) -> Path:
+        """The model that came in as a file that runs, to be timed beside the result."""
+        path = self.drafts / "reference.dct"
+        if not path.exists():
+            start = store.load_draft(self.drafts / "00-start.dct", draft.model, draft.call)
+            store.save(replace(start, plan=()), path)
+        return path
 
-def evaluate_file(path: str | Path, draft: Draft, task: Task) -> tuple[float, str]:
-    """The score of a file, decoded and run, on the test split if the task has one, else on validation; and which."""
-    split = "test" if task.test is not None else "validation"
-    bare = store.open_file(path).bare
-    runner = store.load_module(path, draft.model) if bare else as_callable(load(path, threads=torch.get_num_threads()))
-    return evaluate(runner, task, split), split  # type: ignore[arg-type]
+
+def evaluate_file(path: str | Path, skeleton: nn.Module, task: Task) -> tuple[float, Split]:
+    """The score of a file, decoded and run, on the test split if the task has one, else on validation; and which.
+
+    skeleton: the architecture, which a bare file is loaded into; not used for a file that runs by itself.
+    """
+    split: Split = "validation" if task.test is None else "test"
+    bare = open_file(path).bare
+    runner = store.load_module(path, skeleton) if bare else as_callable(load(path, threads=torch.get_num_threads()))
+    return evaluate(runner, task, split), split
 
 
 def as_callable(runtime: Runtime) -> Callable[..., Any]:
-    """A Runtime that takes and gives torch tensors, so that a Task can score it."""
+    """A Runtime that takes and gives torch tensors (several outputs as a tuple), so that a Task can score it."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         outputs = runtime(*map(_numpy, args), **{name: _numpy(value) for name, value in kwargs.items()})
         if isinstance(outputs, dict):
-            return {name: torch.from_numpy(value) for name, value in outputs.items()}
-        return tuple(map(torch.from_numpy, outputs)) if isinstance(outputs, tuple) else torch.from_numpy(outputs)
+            return tuple(map(torch.from_numpy, outputs.values()))
+        return torch.from_numpy(outputs)
 
     return run
 
@@ -247,7 +250,7 @@ def stage_row(draft: Draft, task: Task, stage: str, coded: int) -> dict[str, Any
         "nonzeros": sum(part.nonzeros for part in parts),
         "macs": sum(part.macs for part in parts),
         "macs_nonzero": sum(part.macs_nonzero for part in parts),
-        "widths": {part.name: asdict(part)["shape"][0] for part in parts if part.macs},
+        "widths": {part.name: part.shape[0] for part in parts if part.macs},
         "densities": {part.name: part.nonzeros / part.parameters for part in parts if part.macs},
         "latency_ms": None,
         "reference_ms": None,

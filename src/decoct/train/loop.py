@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DataLoaderConfiguration, broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -93,7 +93,7 @@ def train(
 
     Raises TrainingError, naming epoch and step, when the loss is no longer a number.
     """
-    accelerator = Accelerator(split_batches=True)
+    accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
     masks = remask.start(draft) if remask else {}
     model = promises.realise(draft, masks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     engine = OPTIMIZERS[optimizer](_groups(model, weight_decay), momentum=momentum, lr=lr)
