@@ -2,9 +2,9 @@
 
     python benchmarks/pack.py [--results results/pack.json] [--only vgg-16]
 
-The weights are random; densities of VGG-16 are those of Han 2016 (arXiv 1510.00149, table 5), BERT's are 10 %; each weight
-matrix shares 32 values, everything of one dimension is dense. Every job runs in a fresh process. Its peak memory is the
-most resident memory less that of a process that only imports; it is to stay below the weights and two tensors more.
+The weights are random; densities of VGG-16 are those of Han 2016 (arXiv 1510.00149, table 5), BERT's are 10 %; each
+weight matrix shares 32 values, everything of one dimension is dense. Every job runs in a fresh process. Its peak memory
+is the most resident memory less that of a process that only imports; it is to stay below the weights and two tensors.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from decoct import safetensors_stream
 from decoct.safetensors_stream import Part
 
 VALUES = 32
+PEAKS = ("pack_peak_bytes", "unpack_peak_bytes", "allowed_peak_bytes")
 Shapes = dict[str, tuple[tuple[int, ...], float]]
 
 JOB = """
@@ -148,6 +149,13 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
+def _line(row: dict[str, Any]) -> str:
+    pack, unpack, allowed = (f"{row[key] / 2**20:6.0f}MiB" for key in PEAKS)
+    sizes = f"{row['name']:10}{row['weights_bytes']:13,}{row['file_bytes']:12,}"
+    times = f"{row['pack_seconds']:7.1f}s{pack}{row['unpack_seconds']:7.1f}s{unpack}"
+    return f"{sizes}{times}{allowed}  {row['equal']!s:5}  {row['holds']}"
+
+
 def main() -> None:
     """Measure, print a table, write the JSON."""
     networks = {"vgg-16": vgg_16, "bert-base": bert_base}
@@ -157,18 +165,13 @@ def main() -> None:
     chosen = parser.parse_args()
     rows = []
     print(
-        f"{'':10} {'weights':>12} {'file':>12} {'pack':>8} {'peak':>8} {'unpack':>8} {'peak':>8} {'allowed':>8}  equal  holds"
+        f"{'':10}{'weights':>13}{'file':>12}{'pack':>8}{'peak':>9}{'unpack':>8}{'peak':>9}{'allowed':>9}  equal  holds"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in [chosen.only] if chosen.only else networks:
             row = measure(name, networks[name](), Path(folder))
             rows.append(row)
-            peaks = [row[key] / 2**20 for key in ("pack_peak_bytes", "unpack_peak_bytes", "allowed_peak_bytes")]
-            print(
-                f"{name:10} {row['weights_bytes']:12,} {row['file_bytes']:12,} {row['pack_seconds']:7.1f}s {peaks[0]:5.0f}MiB"
-                f" {row['unpack_seconds']:7.1f}s {peaks[1]:5.0f}MiB {peaks[2]:5.0f}MiB  {row['equal']!s:5}  {row['holds']}",
-                flush=True,
-            )
+            print(_line(row), flush=True)
     chosen.results.parent.mkdir(parents=True, exist_ok=True)
     found = {"benchmark": "pack", "command": "python benchmarks/pack.py", "machine": machine(), "rows": rows}
     chosen.results.write_text(json.dumps(found, indent=1) + "\n")

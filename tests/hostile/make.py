@@ -207,7 +207,7 @@ def main() -> None:
     lines = [
         "# Hostile files",
         "",
-        "Written by `make.py`; `tests/test_file.py` opens each and expects a FormatError that says what the table says.",
+        "Written by `make.py`. `tests/test_file.py` opens each; the FormatError must say what the table says.",
         "",
         "| file | bytes | error |",
         "|---|---|---|",
