@@ -94,5 +94,6 @@ def _owned(draft: Draft, edit: Edit) -> Edit:
 def between(before: Draft, after: Draft) -> list[Edit]:
     """The edits that lead from one draft to a later one of the same structure."""
     old, new = before.tensors(), after.tensors()
-    values = {name: tensor for name, tensor in new.items() if not torch.equal(tensor, old[name])}
+    shared = {edit.tensor for edit in after.plan if isinstance(edit, Share)}
+    values = {name: new[name] for name in new if name not in shared and not torch.equal(new[name], old[name])}
     return [*([Set(values)] if values else []), *(edit for edit in after.plan if not isinstance(edit, Set))]
