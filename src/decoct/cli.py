@@ -146,12 +146,10 @@ def evaluate(file: File, recipe: RecipeFile, json: Json = False) -> None:
 
     with needed_for("decoct eval"):
         from decoct import console, run
-        from decoct.plan import Draft
         from decoct.recipe import Recipe
     asked = Recipe.load(recipe)
     task = asked.build_task()
-    draft = Draft.of(asked.build_model(weights=False), task)
-    score, split = run.evaluate_file(file, draft, task)
+    score, split = run.evaluate_file(file, asked.build_model(weights=False), task)
     size_bytes = file.stat().st_size
     if json:
         console.as_json(

@@ -43,7 +43,7 @@ from decoct import toml
 from decoct.errors import DecoctError, RecipeError, nearest
 from decoct.extras import needed_for
 from decoct.method import Method, all_methods, find
-from decoct.schema import STRICT, TableError, build, model_of, validate
+from decoct.schema import STRICT, Problem, TableError, build, model_of, validate
 from decoct.task import Task
 from decoct.toml import Location
 from decoct.weights import load_weights
@@ -145,7 +145,7 @@ class Recipe(BaseModel):
         try:
             recipe = validate(cls, table)
         except TableError as error:
-            raise RecipeError("\n".join(_where(path, text, *problem) for problem in error.problems)) from error
+            raise _errors(path, text, error.problems) from error
         assert isinstance(recipe, cls)
         recipe._path, recipe._text = path, text
         return recipe
@@ -163,9 +163,8 @@ class Recipe(BaseModel):
         try:
             return build(kind, {key: value for key, value in step.items() if key != "method"})
         except TableError as error:
-            found = [f"{step['method']}: {said}" for _, said in error.problems]
-            places = [(*at, *inner) for inner, _ in error.problems]
-            raise self._errors(places, found) from error
+            found = [((*at, *inner), f"{step['method']}: {said}") for inner, said in error.problems]
+            raise _errors(self._path, self._text, found) from error
 
     def methods(self) -> list[Method]:
         """The methods of the steps, in order."""
@@ -307,22 +306,20 @@ class Recipe(BaseModel):
         raise self._error(("model", "weights"), f"no weights file {name!r} in {looked}")
 
     def _error(self, location: Location, message: str) -> RecipeError:
-        return self._errors([location], [message])
-
-    def _errors(self, locations: Iterable[Location], messages: Iterable[str]) -> RecipeError:
-        found = zip(locations, messages, strict=True)
-        return RecipeError("\n".join(_where(self._path, self._text, *each) for each in found))
+        return _errors(self._path, self._text, [(location, message)])
 
 
-def _where(path: Path | None, text: str, location: Location, message: str) -> str:
-    """A message that begins with the file and line, and the step where there is one."""
-    line = toml.line_of(location, toml.lines(text)) if text else None
-    parts = [f"{path or 'recipe'}:{line}" if line else str(path or "recipe")]
-    if location[:1] == ("step",) and len(location) > 1:
-        parts.append(f"step {int(location[1]) + 1}")
-    elif location[:1]:
-        parts.append(f"[{location[0]}]" if len(location) > 1 else "")
-    return ": ".join([*filter(None, parts), message])
+def _errors(path: Path | None, text: str, problems: Iterable[Problem]) -> RecipeError:
+    """One error for all problems, a line for each, in the order of the file."""
+    known = toml.lines(text)
+    placed = sorted((toml.line_of(location, known) or 0, location, message) for location, message in problems)
+    lines = []
+    for line, location, message in placed:
+        parts = [f"{path or 'recipe'}:{line}" if line else str(path or "recipe"), message]
+        if len(location) > 1:
+            parts.insert(1, f"step {int(location[1]) + 1}" if location[0] == "step" else f"[{location[0]}]")
+        lines.append(": ".join(parts))
+    return RecipeError("\n".join(lines))
 
 
 def name_of(kind: type) -> str:
