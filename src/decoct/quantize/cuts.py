@@ -8,8 +8,8 @@ Journal 3/2, 2011; Xiaolin Wu: Optimal Quantization by Matrix Searching. Journal
 is the least sum of c clusters over the first j points. Its argmins rise with j (Wu), so a layer of m places is solved
 by divide and conquer in m log m, level by level in numpy.
 
-Differs: a full programme over n points takes k n log n, some seconds for 200,000 points and 32 clusters. Bounds on a grid
-of cells first confine every cut to a window (see :func:`exact`), and only the windows are searched: several times
+Differs: a full programme over n points takes k n log n, some seconds for 200,000 points and 32 clusters. Bounds on a
+grid of cells first confine every cut to a window (see :func:`exact`), and only the windows are searched: several times
 quicker there, the more so for more points, with the same result.
 """
 

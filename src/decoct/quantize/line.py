@@ -1,6 +1,6 @@
 """Points on a line, sorted, with prefix sums: the cost of any interval of them takes a few operations.
 
-Clusters of points on a line are intervals of the sorted points. A clustering is a row of *cuts* 0 = b_0 < ... < b_k = n:
+Clusters on a line are intervals of the sorted points. A clustering is a row of *cuts* 0 = b_0 < ... < b_k = n;
 cluster c holds the points b_c to b_{c+1} - 1. With prefix sums S of the points and Q of their squares
 
     within-sum of i..j-1 = sum_{i <= t < j} (x_t - mean)^2 = (Q_j - Q_i) - (S_j - S_i)^2 / (j - i)
@@ -54,9 +54,11 @@ class Line:
             block = flat[part] // BLOCK
             members = block[:, None] * BLOCK + np.arange(BLOCK)
             y = self.scaled(self.points[np.minimum(members, self.points.size - 1)])
-            y[members >= flat[part, None]] = 0
-            sums.flat[part] = self.sums[block] + y.sum(axis=1)
-            squares.flat[part] = self.squares[block] + np.einsum("ij,ij->i", y, y)
+            left = block < (self.sums.size - 1) // 2  # of the middle: counted from the block's end, which is nearer
+            y[(members >= flat[part, None]) ^ left[:, None]] = 0
+            sign = np.where(left, -1.0, 1.0)
+            sums.flat[part] = self.sums[block + left] + sign * y.sum(axis=1)
+            squares.flat[part] = self.squares[block + left] + sign * np.einsum("ij,ij->i", y, y)
         return sums, squares
 
     def means(self, cuts: Indices) -> Doubles:
@@ -153,5 +155,8 @@ def midpoints(centroids: Doubles, dtype: np.dtype[Any]) -> Floats:
 
 
 def within_sum(count: Any, total: Any, squares: Any) -> Doubles:
-    """The within-sum of an interval from its count, its sum and its sum of squares."""
-    return np.maximum(squares - total * total / count, 0.0)
+    """The within-sum of an interval from its count, its sum and its sum of squares.
+
+    One point has none: without that word the rounding of a far outlier's square would drown all other sums.
+    """
+    return np.maximum(squares - total * total / count, 0.0) * (count > 1)
