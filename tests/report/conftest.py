@@ -53,7 +53,7 @@ def layer(name: str) -> dict[str, Any]:
     positions = kept * 4 // 8 if name in DENSITY else 0
     kinds = {"positions": positions, "values": values, "table": 64 if name in DENSITY else 0,
              "model": 24 if name in DENSITY else 0, "header": 6}  # fmt: skip
-    coder = "ans, gaps escape 63" if name in DENSITY else "plain"
+    coder = "shared, values ans, positions gaps of 3 bits ans" if name in DENSITY else "plain, values verbatim"
     return {"name": name, "shape": list(shape), "parameters": count, "nonzeros": kept,
             "macs": count if name in DENSITY else 0, "bytes": kinds, "coder": coder}  # fmt: skip
 
@@ -69,21 +69,21 @@ def rows() -> list[dict[str, Any]]:
             "macs": 266200, "latency_ms": None, "reference_ms": None, "warnings": []}  # fmt: skip
     densities = [dict.fromkeys(DENSITY, 1.0), DENSITY, DENSITY]
     stages = [
-        {"stage": "start", "score": 0.9836, "bytes_zipped": 985213, "bytes_coded": 893410, "nonzeros": 266610,
+        {"stage": "start", "score": 98.36, "bytes_zipped": 985213, "bytes_coded": 893410, "nonzeros": 266610,
          "macs_nonzero": 266200, "seconds": 0.0},
-        {"stage": "1 prune.magnitude", "score": 0.9840, "bytes_zipped": 74210, "bytes_coded": 61030, "nonzeros": kept,
+        {"stage": "1 prune.magnitude", "score": 98.4, "bytes_zipped": 74210, "bytes_coded": 61030, "nonzeros": kept,
          "macs_nonzero": kept - 410, "seconds": 214.31},
-        {"stage": "2 quantize.kmeans", "score": 0.9838, "bytes_zipped": 30412, "bytes_coded": 14876, "nonzeros": kept,
+        {"stage": "2 quantize.kmeans", "score": 98.38, "bytes_zipped": 30412, "bytes_coded": 14876, "nonzeros": kept,
          "macs_nonzero": kept - 410, "seconds": 65.5},
     ]  # fmt: skip
     widths = {"fc1.weight": 300, "fc2.weight": 100, "fc3.weight": 10}
     stages = [base | row | {"densities": each, "widths": widths} for row, each in zip(stages, densities, strict=True)]
     last = base | {
-        "stage": "file", "score": 0.9843, "score_split": "test", "score_before": 0.9836, "bytes_zipped": 30412,
+        "stage": "file", "score": 98.43, "score_split": "test", "bytes_zipped": 30412,
         "bytes_coded": 16104, "bytes_bare": 14903, "nonzeros": kept, "macs_nonzero": kept - 410, "seconds": 279.81,
-        "latency_ms": {"median": 0.0612, "p10": 0.0604, "p90": 0.0655},
-        "reference_ms": {"median": 0.0431, "p10": 0.0425, "p90": 0.0460},
-        "warnings": ["the threads were shared with another process"],
+        "latency_ms": {"median": 0.0612, "p10": 0.0604, "p90": 0.0655, "threads": 1},
+        "reference_ms": {"median": 0.0431, "p10": 0.0425, "p90": 0.0460, "threads": 1},
+        "peak_bytes": 639328256, "warnings": ["the threads were shared with another process"],
         "layers": layers, "sections": sections | {"graph": 1201}, "bytes_paper": 13120, "bytes_huffman": 17201,
         "bytes_ans": 16104, "bytes_entropy": 14480.4, "onnx_bytes": 1068011,
     }  # fmt: skip
@@ -98,10 +98,10 @@ def events() -> list[dict[str, Any]]:
     for name, fall in (("fc1.weight", 0.3), ("fc2.weight", 0.12), ("fc3.weight", 0.05)):
         densities = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
         found.append({"kind": "sensitivity", "tensor": name, "density": densities,
-                      "score": [0.983 - fall * (0.02 / share) ** 1.5 for share in densities]})  # fmt: skip
+                      "score": [98.3 - 100 * fall * (0.02 / share) ** 1.5 for share in densities]})  # fmt: skip
     for step, (method, epochs) in enumerate((("prune.magnitude", 12), ("quantize.kmeans", 5)), start=1):
         for epoch in range(1, epochs + 1):
-            loss, score = 0.05 * math.exp(-epoch / 4) + 0.004, 0.984 - 0.012 * math.exp(-epoch / 3)
+            loss, score = 0.05 * math.exp(-epoch / 4) + 0.004, 98.4 - 1.2 * math.exp(-epoch / 3)
             found.append({"kind": "epoch", "epoch": epoch, "epochs": epochs, "loss": loss, "validation": score,
                           "lr": 0.01, "seconds": 3.1})  # fmt: skip
         found.append({"kind": "step", "step": step, "method": method, "seconds": 200.0})
@@ -125,26 +125,32 @@ def events() -> list[dict[str, Any]]:
 ROWS, EVENTS = rows(), events()
 
 
+def write_run(
+    folder: Path,
+    rows: list[Any] | None = ROWS,
+    events: list[Any] | None = EVENTS,
+    recipe: str | None = RECIPE,
+    size: int | None = 16104,
+) -> Path:
+    """Write a run directory; None leaves that file out."""
+    folder.mkdir(parents=True)
+    for file, lines in (("rows.jsonl", rows), ("log.jsonl", events)):
+        if lines is not None:
+            (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if recipe is not None:
+        (folder / "recipe.toml").write_text(recipe)
+    if size is not None:
+        (folder / "model.dct").write_bytes(bytes(size))
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a run directory: ``make_run(name, rows=, events=, recipe=, size=)``; None leaves that file out."""
+    """Writes a run directory of a name: ``make_run(name, rows=, events=, recipe=, size=)``."""
+    return lambda name="run", **parts: write_run(tmp_path / name, **parts)
 
-    def make(
-        name: str = "run",
-        rows: list[Any] | None = ROWS,
-        events: list[Any] | None = EVENTS,
-        recipe: str | None = RECIPE,
-        size: int | None = 16104,
-    ) -> Path:
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        for file, lines in (("rows.jsonl", rows), ("log.jsonl", events)):
-            if lines is not None:
-                (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        if recipe is not None:
-            (folder / "recipe.toml").write_text(recipe)
-        if size is not None:
-            (folder / "model.dct").write_bytes(bytes(size))
-        return folder
 
-    return make
+@pytest.fixture(scope="session")
+def run_of_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whole run directory, to be read only."""
+    return write_run(tmp_path_factory.mktemp("session") / "run")

@@ -91,9 +91,9 @@ def console(logged: str) -> list[str]:
     return [line for line in logged.splitlines() if "CONSOLE" in line]
 
 
-@pytest.fixture
-def report(make_run: Make, tmp_path: Path) -> Path:
-    return page.write([make_run()], tmp_path / "report.html")
+@pytest.fixture(scope="session")
+def report(run_of_session: Path) -> Path:
+    return page.write([run_of_session], run_of_session / "report.html")
 
 
 def measured(path: Path) -> Path:
@@ -108,7 +108,7 @@ def test_it_loads_and_holds_the_numbers_of_the_run(report: Path, tmp_path: Path)
     document, logged = browse(report, tmp_path / "profile")
     assert console(logged) == []
     shown = Tables(document)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (report.parent / "rows.jsonl").read_text().splitlines()]
     columns = {
         "score": "score", "raw": "bytes_raw", "zipped": "bytes_zipped", "coded": "bytes_coded", "bare": "bytes_bare",
         "parameters": "parameters", "non-zeros": "nonzeros", "MACs": "macs", "non-zero MACs": "macs_nonzero",
@@ -129,7 +129,9 @@ def test_it_loads_and_holds_the_numbers_of_the_run(report: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("width", [1280, 500])
-def test_its_plots_are_drawn_and_it_fits_the_screen(report: Path, tmp_path: Path, width: int) -> None:
+def test_its_plots_are_drawn_it_fits_the_screen_and_tables_sort_by_a_click(
+    report: Path, tmp_path: Path, width: int
+) -> None:
     document, logged = browse(measured(report), tmp_path / "profile", width)
     assert console(logged) == []
     shown = Tables(document)
@@ -138,17 +140,12 @@ def test_its_plots_are_drawn_and_it_fits_the_screen(report: Path, tmp_path: Path
         across, down = map(int, drawn.split("x"))
         assert across > 300 and down > 60
     assert int(str(shown.body["data-overflow"])) <= 0
-
-
-def test_a_table_sorts_by_a_click(report: Path, tmp_path: Path) -> None:
-    document, _ = browse(measured(report), tmp_path / "profile")
-    entries = Tables(document).column("layers", "entries")[:6]
-    assert entries == [235200, 30000, 1000, 300, 100, 10]
+    assert shown.column("layers", "entries")[:6] == [235200, 30000, 1000, 300, 100, 10]
     assert 'aria-sort="descending"' in document
 
 
 def test_several_runs_load_too(make_run: Make, tmp_path: Path) -> None:
-    runs = [make_run(), make_run("other", size=11020, recipe='name = "smaller"\n')]
+    runs = [make_run(events=None), make_run("other", size=11020, events=None, recipe='name = "smaller"\n')]
     document, logged = browse(page.write(runs, tmp_path / "both.html"), tmp_path / "profile")
     assert console(logged) == []
     assert Tables(document).column("comparison", "file") == [16104, 11020]

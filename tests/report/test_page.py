@@ -89,7 +89,7 @@ def test_drawing_leaves_matplotlib_as_it_was(make_run: Make) -> None:
 
 
 def test_several_runs_stand_side_by_side(make_run: Make, tmp_path: Path) -> None:
-    other = make_run("other", size=11020, recipe='name = "smaller"\n')
+    other = make_run("other", size=11020, recipe='name = "smaller"\n', events=None)
     out = page.write([make_run(), other], tmp_path / "new" / "both.html")
     text = out.read_text()
     assert "2 runs side by side" in text and 'class="plot comparison"' in text
@@ -102,7 +102,7 @@ def test_several_runs_stand_side_by_side(make_run: Make, tmp_path: Path) -> None
 def test_the_page_is_written_whole_or_not_at_all(
     make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, out = make_run(), tmp_path / "out" / "report.html"
+    folder, out = make_run(events=None), tmp_path / "out" / "report.html"
     page.write([folder], out)
     before = out.read_bytes()
 

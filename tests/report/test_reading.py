@@ -91,8 +91,8 @@ def test_a_score_that_is_no_number_is_none(make_run: Make, lines: list[dict[str,
     assert words.score(read(folder).first) == "–"
 
 
-def test_the_verdict_says_all_three(make_run: Make) -> None:
-    found = words.verdict(read(make_run()))
+def test_the_verdict_says_all_three(make_run: Make, lines: list[dict[str, Any]]) -> None:
+    found = words.verdict(read(make_run(rows=[*lines[:3], change(lines[3], score_before=98.36)])))
     assert found.sentence == (
         "66.2 times smaller (1.07 MB → 16.1 kB); test accuracy 98.36 % → 98.43 % (0.07 points better); "
         "1.42 times slower than what came in."
@@ -119,17 +119,23 @@ def test_a_slowdown_within_the_spread_is_called_so(make_run: Make, lines: list[d
 
 
 def test_scores_of_two_splits_are_not_compared(make_run: Make, lines: list[dict[str, Any]]) -> None:
-    rows = [*lines[:3], change(lines[3], score_before=None)]
-    said = words.verdict(read(make_run(rows=rows))).score
+    said = words.verdict(read(make_run(rows=lines))).score
     assert said == "test accuracy 98.43 %; validation accuracy 98.36 % → 98.38 % (0.02 points better)"
-    alone = words.verdict(read(make_run("alone", rows=[rows[0], rows[3]]))).score
+    alone = words.verdict(read(make_run("alone", rows=[lines[0], lines[3]]))).score
     assert alone == "test accuracy 98.43 % (before: not measured on the same data)"
+
+
+def test_an_accuracy_may_be_a_share(make_run: Make, lines: list[dict[str, Any]]) -> None:
+    rows = [change(row, score=row["score"] / 100) for row in lines]
+    run, percent = read(make_run(rows=rows)), read(make_run("percent", rows=lines))
+    assert run.last.error_percent == percent.last.error_percent == pytest.approx(1.57)
+    assert words.verdict(run) == words.verdict(percent)
 
 
 def test_a_recipe_that_trains_first_is_held_against_the_trained_model(
     make_run: Make, lines: list[dict[str, Any]]
 ) -> None:
-    rows = [change(lines[0], score=0.1), change(lines[1], stage="1 train.finetune"), *lines[2:3]]
+    rows = [change(lines[0], score=10.0), change(lines[1], stage="1 train.finetune"), *lines[2:3]]
     recipe = '[model]\nfactory = "m:f"\n[[step]]\nmethod = "train.finetune"\n'
     run = read(make_run(rows=rows, recipe=recipe))
     assert run.trained.stage == "1 train.finetune"

@@ -21,8 +21,9 @@ def test_a_result_holds_what_was_measured(make_run: Make, tmp_path: Path) -> Non
     kept = json.loads(path.read_text())
     expected = {
         "name": "lenet", "command": "make lenet", "recipe_hash": "0123456789abcdef", "seed": 7, "bytes": 16104,
-        "bytes_bare": 14903, "bytes_raw": 1066440, "ratio": 66.2221, "score": 0.9843, "score_name": "accuracy",
-        "score_split": "test", "score_before": 0.9836, "error_percent": 1.57, "parameters": 266610, "nonzeros": 11918,
+        "bytes_bare": 14903, "bytes_raw": 1066440, "ratio": 66.2221, "score": 98.43, "score_name": "accuracy",
+        "score_split": "test", "score_before": None, "error_percent": 1.57,
+        "error_before_percent": None, "parameters": 266610, "nonzeros": 11918,
         "seconds": 279.81, "bytes_paper": 13120, "bytes_huffman": 17201, "bytes_ans": 16104, "bytes_entropy": 14480.4,
         "methods": ["prune.magnitude", "quantize.kmeans"],
         "versions": {"decoct": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
@@ -33,6 +34,17 @@ def test_a_result_holds_what_was_measured(make_run: Make, tmp_path: Path) -> Non
     assert kept["recipe"]["step"][1] == {"method": "quantize.kmeans", "bits": 5}
     assert kept["published"]["ratio"] == 40
     assert (tmp_path / "results" / "lenet.dct").stat().st_size == 16104
+
+
+def test_the_score_before_is_kept_where_it_was_measured(make_run: Make, tmp_path: Path) -> None:
+    folder = make_run()
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1]) | {"score_before": 98.36}
+    (folder / "rows.jsonl").write_text("\n".join([*lines[:-1], json.dumps(last)]))
+    results.record(folder, "lenet", tmp_path / "results")
+    kept = results.load(tmp_path / "results")
+    assert (kept[0]["score_before"], kept[0]["error_before_percent"]) == (98.36, 1.64)
+    assert "| `lenet` | 16,104 | 66.2× | 1.57 % error | 1.64 % error |" in results.render(kept)
 
 
 def test_a_large_file_is_not_kept_and_a_stale_one_goes(make_run: Make, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class Layer:
 class Row:
     """One stage of a run, as `rows.jsonl` has it; what the line does not say is None or empty.
 
+    score_scale: what a perfect accuracy reads: 1, or 100 where it is given in percent (`decoct.accuracy`).
     score_before: of what came in, on the same data as `score`, where the stage measured it.
     widths, densities: output channels, and share of non-zero weights, by layer.
     """
@@ -82,6 +83,7 @@ class Row:
     score: float | None = None
     score_name: str = "score"
     score_split: str = ""
+    score_scale: float = 1.0
     higher_is_better: bool = True
     bytes_raw: float | None = None
     bytes_zipped: float | None = None
@@ -109,12 +111,14 @@ class Row:
     @property
     def is_accuracy(self) -> bool:
         """Whether the score is a share of right answers, so that one minus it is an error rate."""
-        return "accuracy" in self.score_name.lower() and self.score is not None and 0 <= self.score <= 1
+        return "accuracy" in self.score_name.lower() and self.score is not None and 0 <= self.score <= self.score_scale
 
     @property
     def error_percent(self) -> float | None:
         """Share of wrong answers in percent, when the score is an accuracy."""
-        return round(100 * (1 - self.score), 6) if self.is_accuracy and self.score is not None else None
+        if not self.is_accuracy or self.score is None:
+            return None
+        return round(100 * (1 - self.score / self.score_scale), 6)
 
 
 @dataclass(frozen=True)
@@ -223,12 +227,19 @@ def read(path: str | Path) -> Run:
     return Run(
         path=path,
         name=name if isinstance(name, str) and name else path.resolve().name,
-        rows=rows,
+        rows=_scaled(rows),
         events=tuple(event for event, _ in _lines(path / "log.jsonl", required="kind")),
         recipe=recipe,
         recipe_text=text,
         model=path / "model.dct" if (path / "model.dct").is_file() else None,
     )
+
+
+def _scaled(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Rows that know whether their accuracies are shares or percent: no share is above one."""
+    scores = [score for row in rows for score in (row.score, row.score_before) if score is not None]
+    scale = 100.0 if max(scores, default=0.0) > 1 else 1.0
+    return tuple(replace(row, score_scale=scale) for row in rows)
 
 
 def _recipe(path: Path) -> tuple[dict[str, Any], str]:

@@ -62,6 +62,7 @@ def summary(run: Run, name: str, command: str | None = None) -> dict[str, Any]:
     """What is kept of a finished run, as plain JSON values."""
     last, ours = run.last, measured(run)
     environment = run.environment
+    before = run.before if words.comparable(run.before, last) else None
     latency = last.latency_ms and last.reference_ms and {
         "median_ms": last.latency_ms.median, "p10_ms": last.latency_ms.p10, "p90_ms": last.latency_ms.p90,
         "reference_median_ms": last.reference_ms.median, "reference_p10_ms": last.reference_ms.p10,
@@ -85,8 +86,9 @@ def summary(run: Run, name: str, command: str | None = None) -> dict[str, Any]:
         "score": last.score,
         "score_name": last.score_name,
         "score_split": last.score_split,
-        "score_before": run.before.score if words.comparable(run.before, last) else None,
+        "score_before": before.score if before else None,
         "error_percent": last.error_percent,
+        "error_before_percent": before.error_percent if before else None,
         "parameters": last.parameters,
         "nonzeros": last.nonzeros,
         "weights_ratio": _rounded(ours["weights_ratio"]),
@@ -192,8 +194,8 @@ def _family(title: str, members: Sequence[Mapping[str, Any]]) -> str:
             f"`{each['name']}`",
             _bytes(each.get("bytes")),
             words.times(each.get("ratio")),
-            _score(each, each.get("score")),
-            _score(each, each.get("score_before")),
+            _score(each, "score", "error_percent"),
+            _score(each, "score_before", "error_before_percent"),
             _left(each),
             words.duration(each.get("seconds")),
         )
@@ -303,12 +305,10 @@ def _bytes(count: float | None) -> str:
     return words.NONE if count is None else f"{count:,.0f}"
 
 
-def _score(result: Mapping[str, Any], score: float | None) -> str:
-    if score is None:
-        return words.NONE
-    if result.get("error_percent") is not None:
-        return f"{100 * (1 - score):.2f} % error"
-    return words.digits(score, 4)
+def _score(result: Mapping[str, Any], key: str, error: str) -> str:
+    if result.get(error) is not None:
+        return f"{result[error]:.2f} % error"
+    return words.digits(result.get(key), 4)
 
 
 def _density(result: Mapping[str, Any]) -> float | None:

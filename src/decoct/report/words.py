@@ -52,18 +52,15 @@ def scaled(count: float, units: tuple[str, ...]) -> str:
 def digits(value: float | None, places: int = 3) -> str:
     """A number with that many digits that count, never in powers of ten.
 
-    >>> digits(0.01234), digits(97.13), digits(1234.5)
-    ('0.0123', '97.1', '1,234')
+    >>> digits(0.01234), digits(9.497), digits(97.13), digits(1234.5)
+    ('0.0123', '9.50', '97.1', '1,234')
     """
     if value is None:
         return NONE
     if value == 0:
         return "0"
-    whole = len(f"{abs(value):.0f}") if abs(value) >= 1 else 0
-    if whole:
-        return f"{value:,.{max(places - whole, 0)}f}"
-    lead = f"{abs(value):e}"
-    return f"{value:.{min(places - 1 - int(lead.partition('e')[2]), 12)}f}"
+    power = int(f"{abs(value):.{places - 1}e}".partition("e")[2])
+    return f"{value:,.{min(max(places - 1 - power, 0), 12)}f}"
 
 
 def percent(share: float | None) -> str:
@@ -126,7 +123,7 @@ def score(row: Row) -> str:
     """The score of a row; an accuracy in percent."""
     if row.score is None:
         return NONE
-    return f"{100 * row.score:.2f} %" if row.is_accuracy else digits(row.score, 4)
+    return f"{100 * row.score / row.score_scale:.2f} %" if row.is_accuracy else digits(row.score, 4)
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ def better(first: Row, last: Row) -> str:
     if first.score is None or last.score is None:
         return ""
     change = last.score - first.score
-    shown = f"{100 * abs(change):.2f} points" if last.is_accuracy else digits(abs(change))
+    shown = f"{100 * abs(change) / last.score_scale:.2f} points" if last.is_accuracy else digits(abs(change))
     if f"{abs(change):.6f}" == "0.000000":
         return "unchanged"
     return f"{shown} {'better' if (change > 0) == last.higher_is_better else 'worse'}"
