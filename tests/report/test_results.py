@@ -72,16 +72,17 @@ def test_the_page_says_met_and_missed(make_run: Make, tmp_path: Path) -> None:
 
 
 def test_a_benchmark_is_a_table(tmp_path: Path) -> None:
-    data = {"benchmark": True, "title": "Packing", "command": "python benchmarks/pack.py", "seconds_limit": 60,
+    data = {"benchmark": True, "title": "Packing", "command": "python benchmarks/pack.py", "seconds_limit": 60, "machine": {"cpu": "A processor", "cores": 2},
             "table": [{"weights": "a|b", "peak_bytes": 1_234_567_890, "seconds": 12.345},
-                      {"weights": "c", "ok": True}]}  # fmt: skip
+                      {"weights": "c", "ok": True, "ratio": 0.999987}]}  # fmt: skip
     (tmp_path / "pack.json").write_text(json.dumps(data))
     page = results.render(results.load(tmp_path))
     assert "## Benchmarks\n\n### Packing\n" in page
-    assert "| weights | peak bytes | seconds | ok |" in page
-    assert "| a\\|b | 1.23 GB | 12.35 | – |" in page
-    assert "| c | – | – | yes |" in page
+    assert "| weights | peak bytes | seconds | ok | ratio |" in page
+    assert "| a\\|b | 1.23 GB | 12.35 | – | – |" in page
+    assert "| c | – | – | yes | 0.999987 |" in page
     assert "- seconds limit: 60" in page
+    assert "# A processor, 2 cores\npython benchmarks/pack.py" in page
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:

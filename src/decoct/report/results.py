@@ -242,7 +242,7 @@ def _how(result: Mapping[str, Any]) -> str:
 def _where(result: Mapping[str, Any]) -> str:
     machine, versions = result.get("machine") or {}, result.get("versions") or {}
     known = machine if isinstance(machine, Mapping) else {"machine": machine}
-    said = [str(known["machine"])] if known.get("machine") else []
+    said = [str(known[key]) for key in ("machine", "cpu", "processor") if known.get(key)][:1]
     said += [f"{known[key]} {key}" for key in ("cores", "threads") if known.get(key)]
     said += [f"torch {versions['torch']}"] if isinstance(versions, Mapping) and versions.get("torch") else []
     said += [f"seed {result['seed']}"] if result.get("seed") is not None else []
@@ -282,7 +282,7 @@ def _value(value: Any, name: str = "") -> str:
         return "yes" if value is True else "no" if value is False else _cell(str(value))
     if "bytes" in name and "per" not in name:
         return words.size(value)
-    return f"{value:,}" if isinstance(value, int) else words.digits(value, 4 if abs(value) >= 1 else 3)
+    return f"{value:,}" if isinstance(value, int) else words.digits(value, 6 if 0.9 < value < 1.1 else 4)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
