@@ -14,6 +14,7 @@ from decoct.measure import layers, raw_bytes, zipped_bytes
 from decoct.plan import Draft
 from decoct.task import Task
 
+SECONDS = 2.0
 SLOWER = 1.05
 TOUCHED = 0.5
 
@@ -26,7 +27,7 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
     """
     opened = _named(path, draft)
     contents = inspect(opened)
-    latencies = bench([reference, path], threads=1) if reference is not None else []
+    latencies = bench([reference, path], threads=1, seconds=SECONDS) if reference is not None else []
     tensors, parts = draft.tensors(), layers(draft.model, task.example)
     row: dict[str, Any] = {
         "stage": "file",
