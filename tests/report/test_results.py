@@ -72,7 +72,8 @@ def test_the_page_says_met_and_missed(make_run: Make, tmp_path: Path) -> None:
 
 
 def test_a_benchmark_is_a_table(tmp_path: Path) -> None:
-    data = {"benchmark": True, "title": "Packing", "command": "python benchmarks/pack.py", "seconds_limit": 60, "machine": {"cpu": "A processor", "cores": 2},
+    data = {"benchmark": True, "title": "Packing", "command": "python benchmarks/pack.py", "seconds_limit": 60,
+            "machine": {"cpu": "A processor", "cores": 2},
             "table": [{"weights": "a|b", "peak_bytes": 1_234_567_890, "seconds": 12.345},
                       {"weights": "c", "ok": True, "ratio": 0.999987}]}  # fmt: skip
     (tmp_path / "pack.json").write_text(json.dumps(data))
