@@ -153,8 +153,10 @@ def _best(line: Line, grid: Indices, windows: Indices) -> Indices:
 def _between(grid: Indices, sums: Doubles, squares: Doubles) -> Cost:
     """The within-sum of the points between two cuts of a grid; 0 for none."""
 
+    columns = np.stack((grid.astype(np.float64), sums, squares))
+
     def cost(low: Indices, high: Indices) -> Doubles:
-        count, total, square = grid[high] - grid[low], sums[high] - sums[low], squares[high] - squares[low]
+        count, total, square = columns.take(high, axis=1) - columns.take(low, axis=1)
         return within_sum(np.maximum(count, 1), total, square)
 
     return cost
