@@ -4,9 +4,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check fix lock clean
+.PHONY: demo test check fix results lock clean
 
 demo: $(READY)
+	rm -rf runs/demo
 	$(BIN)/decoct compress recipes/digits.toml -o runs/demo
 
 test: $(READY)
@@ -23,6 +24,11 @@ check: $(READY)
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Draws what is shown of results/*.json.
+results: $(READY)
+	$(BIN)/python -m decoct.report.results
+	$(BIN)/python docs/picture.py
 
 # Asked in one go, so that torch's pin holds for everything that depends on torch.
 $(READY): requirements.lock pyproject.toml

@@ -64,13 +64,24 @@ class Model(Factory):
 
 
 class Published(BaseModel):
-    """A published figure to compare the result with."""
+    """Figures that others published, to hold the result against: by key, or one `figure` and its `unit`.
+
+    tag: "read" at the source, or "M", from memory.
+    """
 
     model_config = STRICT
-    figure: float
-    unit: str
     source: str
-    tag: str = ""
+    tag: Literal["read", "M"] = "M"
+    figure: float | None = None
+    unit: str | None = None
+    bytes: float | None = None
+    ratio: float | None = None
+    error_percent: float | None = None
+    score: float | None = None
+    weights_ratio: float | None = None
+    density: float | None = None
+    nonzeros: float | None = None
+    macs_ratio: float | None = None
 
 
 class File(BaseModel):
