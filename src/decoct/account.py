@@ -19,11 +19,11 @@ SLOWER = 1.05
 TOUCHED = 0.5
 
 
-def account(draft: Draft, task: Task, path: Path, reference: Path | None, score: tuple[float, str]) -> dict[str, Any]:
+def account(draft: Draft, task: Task, path: Path, reference: Path | None, score: float) -> dict[str, Any]:
     """The row of the file at `path`, which was saved from `draft`.
 
     reference: a file of the model that came in, to time beside it; None for no timing.
-    score: of the file, decoded and run, and the split it was read on.
+    score: of the file, decoded and run.
     """
     opened = _named(path, draft)
     contents = inspect(opened)
@@ -31,9 +31,9 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
     tensors, parts = draft.tensors(), layers(draft.model, task.example)
     row: dict[str, Any] = {
         "stage": "file",
-        "score": score[0],
-        "score_split": score[1],
+        "score": score,
         "score_name": task.score_name,
+        "higher_is_better": task.higher_is_better,
         "bytes_raw": raw_bytes(tensors),
         "bytes_zipped": zipped_bytes(tensors),
         "bytes_coded": path.stat().st_size,

@@ -69,7 +69,7 @@ def _fitting(name: str, values: Tensor | None, tensors: dict[str, Tensor]) -> Te
     return values.to(tensors[name].device)
 
 
-def _check(edit: Edit, values: Tensor) -> None:
+def _check(edit: Zero | Share | Cast | Code, values: Tensor) -> None:
     """PlanError unless `values` keep the promise that the edit makes."""
     kept = True
     match edit:

@@ -161,7 +161,9 @@ class _Run:
             agree(draft, path)
             with replacing(self.folder / "model.onnx") as file:
                 file.write(load(path).onnx().SerializeToString(deterministic=True))
-        row = account(draft, self.task, path, reference, evaluate_file(path, draft.model, self.task))
+        score, split = evaluate_file(path, draft.model, self.task)
+        before = evaluate(self._uncompressed(draft).model, self.task, split)
+        row = account(draft, self.task, path, reference, score) | {"score_split": split, "score_before": before}
         rows = [each for each in read_rows(self.rows) if each["stage"] != "file"]
         row["seconds"] = round(sum(each["seconds"] for each in rows), 2)
         for warning in row["warnings"]:
@@ -170,12 +172,17 @@ class _Run:
         emit("row", **row)
         page.write([self.folder], self.folder / "report.html")
 
+    def _uncompressed(self, draft: Draft) -> Draft:
+        """The draft after the trainings that a recipe begins with: what the result is held against."""
+        names = self.recipe.names()
+        last = next((number for number, name in enumerate(names) if not name.startswith("train.")), len(names))
+        return store.load_draft(sorted(self.drafts.glob(f"{last:02}-*.dct"))[0], draft.model, draft.call)
+
     def _reference(self, draft: Draft) -> Path:
-        """The model that came in as a file that runs, to be timed beside the result."""
+        """The uncompressed model as a file that runs, to be timed beside the result."""
         path = self.drafts / "reference.dct"
         if not path.exists():
-            start = store.load_draft(self.drafts / "00-start.dct", draft.model, draft.call)
-            store.save(replace(start, plan=()), path)
+            store.save(replace(self._uncompressed(draft), plan=()), path)
         return path
 
 
@@ -243,6 +250,7 @@ def stage_row(draft: Draft, task: Task, stage: str, coded: int) -> dict[str, Any
         "score": evaluate(draft.model, task),
         "score_split": "validation",
         "score_name": task.score_name,
+        "higher_is_better": task.higher_is_better,
         "bytes_raw": raw_bytes(tensors),
         "bytes_zipped": zipped_bytes(tensors),
         "bytes_coded": coded,
