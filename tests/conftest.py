@@ -66,6 +66,14 @@ bits = { "0*" = 3, "*" = 2 }
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need real data say so when it is not there."""
+    if not os.environ.get("DECOCT_DATA"):
+        for item in items:
+            if item.get_closest_marker("data"):
+                item.add_marker(pytest.mark.skip(reason="DECOCT_DATA is not set: no real data to test on"))
+
+
 @pytest.fixture(autouse=True)
 def _put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test does to the import path and the environment ends with it."""
