@@ -16,7 +16,7 @@ from decoct.task import Task
 from decoct.testing import small
 from decoct.train import train
 from decoct.train.finetune import Finetune
-from decoct.train.promises import FromCodebook, bake, realise
+from decoct.train.promises import FromCodebook, bake, narrow, realise, trained
 from decoct.train.schedule import SCHEDULES, factor
 
 
@@ -162,3 +162,21 @@ def test_schedules_stay_within_bounds(schedule: str) -> None:
 def test_settings_out_of_range_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Finetune(**fields)
+
+
+def test_removing_weights_while_training_takes_their_optimizer_state() -> None:
+    draft, task = small()
+    every = torch.ones(12, 24, dtype=torch.bool)
+    model = realise(draft, {"5.weight": every})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    inputs, targets = task.train[0]  # type: ignore[index]
+    F.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+    mask = torch.rand(12, 24) < 0.5
+    narrow(model, {"5.weight": mask}, optimizer)
+    original = trained(model, "5.weight")
+    state = optimizer.state[original]
+    assert not original[~mask].any() and not state["exp_avg"][~mask].any() and not state["exp_avg_sq"][~mask].any()
+    assert state["exp_avg"][mask].any()
+    narrow(model, {"5.weight": every}, optimizer)
+    assert torch.equal(bake(model, draft)[1].mask, mask)  # type: ignore[union-attr]
