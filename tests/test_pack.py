@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from safetensors import deserialize
 from safetensors.numpy import load_file, save_file
 
 from decoct import events, onnx_stream, runtime
@@ -302,11 +303,11 @@ def test_safetensors_come_back_byte_by_byte(tmp_path):
     save_file(tensors, tmp_path / "a.safetensors", {"format": "pt", "note": "ü"})
     pack(tmp_path / "a.safetensors", tmp_path / "a.dct")
     assert unpack(tmp_path / "a.dct", tmp_path / "b.safetensors") == (tmp_path / "b.safetensors").stat().st_size
-    again = load_file(tmp_path / "b.safetensors")
-    assert again.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        found = again[name]
-        assert (found.dtype, found.shape, found.tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes()), name
+    before, after = (
+        {name: (part["dtype"], part["shape"], bytes(part["data"])) for name, part in deserialize(path.read_bytes())}
+        for path in (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    )
+    assert before == after and before.keys() == tensors.keys()
     header = (tmp_path / "b.safetensors").read_bytes()
     assert json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"] == {
         "format": "pt",
