@@ -173,7 +173,13 @@ def main() -> None:
             rows.append(row)
             print(_line(row), flush=True)
     chosen.results.parent.mkdir(parents=True, exist_ok=True)
-    found = {"benchmark": "pack", "command": "python benchmarks/pack.py", "machine": machine(), "rows": rows}
+    found = {
+        "benchmark": "pack",
+        "description": (__doc__ or "").splitlines()[0],
+        "command": "python benchmarks/pack.py",
+        "machine": machine(),
+        "rows": rows,
+    }
     chosen.results.write_text(json.dumps(found, indent=1) + "\n")
 
 
