@@ -23,12 +23,13 @@ from constriction import stream
 from decoct.coding.stored import POSITIONS, Code, chosen
 from decoct.errors import FormatError, RecipeError, nearest
 
-Categorical = stream.model.Categorical
-AnsCoder = stream.stack.AnsCoder
+Part = tuple[Any, ...]
 
 FIRST_BLOCK = 8
 GROWTH = 8
 WORD_BYTES = 4
+SEEN = (2, 8, 32)  # what seeing a symbol once weighs; 2 is Krichevsky and Trofimov's estimate
+LARGE, FEW = 64, 1 << 16  # a larger alphabet says which of SEEN; more symbols need no trial
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,44 @@ class Ans:
 
 def encode(symbols: np.ndarray, alphabet: int) -> bytes:
     """Write symbols (n,) of 0 .. alphabet-1; nothing but `alphabet` and n is needed to read them."""
-    if alphabet < 2:
-        return b""
-    symbols = np.ascontiguousarray(symbols, np.int32)
-    return push(list(_adaptive(symbols, alphabet)))
+    if alphabet <= LARGE:
+        return push(list(adaptive(symbols, alphabet)))
+    trials = SEEN if len(symbols) <= FEW else SEEN[:1]
+    return min((bytes([seen]) + push(list(adaptive(symbols, alphabet, seen))) for seen in trials), key=len)
 
 
 def decode(data: bytes, count: int, alphabet: int) -> np.ndarray:
     """Read `count` symbols back. FormatError where the bytes cannot have come from `encode`."""
+    seen = SEEN[0]
+    if alphabet > LARGE:
+        if data[:1] not in map(bytes, zip(SEEN)):
+            raise FormatError(f"the coded stream does not begin with one of {', '.join(map(str, SEEN))}")
+        seen, data = data[0], data[1:]
     coder = pull(data)
+    symbols = pop(coder, count, alphabet, seen)
+    finish(coder)
+    return symbols
+
+
+def adaptive(symbols: np.ndarray, alphabet: int, seen: int = SEEN[0]) -> Iterator[Part]:
+    """Symbols as parts for `push`, block by block, each with the model learnt from those before it."""
+    if alphabet < 2:
+        return
+    symbols = np.ascontiguousarray(symbols, np.int32)
+    counts = np.zeros(alphabet, np.int64)
+    for start, stop in blocks(len(symbols)):
+        yield symbols[start:stop], learnt(counts, seen)
+        counts += np.bincount(symbols[start:stop], minlength=alphabet)
+
+
+def pop(coder: Any, count: int, alphabet: int, seen: int = SEEN[0]) -> np.ndarray:
+    """The `count` symbols that `adaptive` made parts of, int32."""
     symbols = np.zeros(count, np.int32)
     if alphabet > 1:
         counts = np.zeros(alphabet, np.int64)
         for start, stop in blocks(count):
-            symbols[start:stop] = coder.decode(model(counts), stop - start)
+            symbols[start:stop] = coder.decode(learnt(counts, seen), stop - start)
             counts += np.bincount(symbols[start:stop], minlength=alphabet)
-    finish(coder)
     return symbols
 
 
@@ -84,35 +107,28 @@ def blocks(count: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def model(counts: np.ndarray) -> Categorical:
-    """The model of an alphabet whose symbols were seen `counts` times (Krichevsky and Trofimov: half a time more)."""
-    return Categorical((2 * counts + 1).astype(np.float64), perfect=False, lazy=False)
+def learnt(counts: np.ndarray, seen: int) -> Any:
+    """The model of an alphabet whose symbols were seen `counts` times, each time worth `seen` of never."""
+    return stream.model.Categorical((seen * counts + 1).astype(np.float64), perfect=False, lazy=False)
 
 
-def push(parts: Sequence[tuple[np.ndarray, Categorical]]) -> bytes:
-    """Code parts (symbols, model) so that they are decoded in this order."""
-    coder = AnsCoder()
-    for symbols, how in reversed(parts):
-        coder.encode_reverse(symbols, how)
+def push(parts: Sequence[Part]) -> bytes:
+    """Code parts (symbols, model, and the model's parameters if any) so that they are decoded in this order."""
+    coder = stream.stack.AnsCoder()
+    for part in reversed(parts):
+        coder.encode_reverse(*part)
     return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
-def pull(data: bytes) -> AnsCoder:
+def pull(data: bytes) -> Any:
     """The coder from which parts are decoded."""
     if data[-1:] == b"\0":
         raise FormatError("the coded stream ends in a zero byte, which no encoder writes")
     words = np.frombuffer(data + bytes(-len(data) % WORD_BYTES), "<u4").astype(np.uint32)
-    return AnsCoder(words)
+    return stream.stack.AnsCoder(words)
 
 
-def finish(coder: AnsCoder) -> None:
+def finish(coder: Any) -> None:
     """Refuse a stream that says more than was asked of it."""
     if not coder.is_empty():
         raise FormatError("the coded stream goes on after its last symbol")
-
-
-def _adaptive(symbols: np.ndarray, alphabet: int) -> Iterator[tuple[np.ndarray, Categorical]]:
-    counts = np.zeros(alphabet, np.int64)
-    for start, stop in blocks(len(symbols)):
-        yield symbols[start:stop], model(counts)
-        counts += np.bincount(symbols[start:stop], minlength=alphabet)

@@ -1,51 +1,32 @@
-"""One tensor as bytes: a chunk says all that a decoder needs, save the tensor's shape and dtype.
+"""One tensor as bytes and back: a chunk says all that a decoder needs, save the tensor's shape and dtype.
 
-    head        1 byte: kind, whether it is sparse, has zero points, has an axis; 1 byte: dtypes of data and table; [axis]
-    table       [length and numbers: codebook or scales, zero points]
-    positions   [length and positions of the kept entries]
-    values      numbers, or for shared a stream of codes
+The layout of a chunk is told in `decoct.coding.parts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 
-from decoct.coding import numbers, positions, symbols
-from decoct.coding.reader import Reader, varint, zigzag
-from decoct.coding.stored import POSITIONS, Kind, Stored, checked
+from decoct.coding import codes, numbers, positions, symbols
+from decoct.coding.parts import AXIS, DTYPES, KINDS, SPARSE, ZERO_POINT, Parts, framed, read_zero_dtype, take_apart
+from decoct.coding.reader import varint, zigzag
+from decoct.coding.stored import POSITIONS, Stored, checked
 from decoct.errors import RecipeError, nearest
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-DTYPES = tuple(map(np.dtype, ("?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")))
-SPARSE, ZERO_POINT, AXIS = 4, 8, 16
 PARAMETERS = {"auto": (), "fixed": (), "huffman": ("gap_bits",), "ans": ("positions",)}
+LARGEST_SEARCH = 1 << 19  # entries up to which the model of neighbours, slow and small, is tried unasked
 NOTHING: Mapping[str, Any] = {}
-
-
-class Parts(NamedTuple):
-    """A chunk taken apart, nothing decoded."""
-
-    kind: Kind
-    head_bytes: int
-    dtype: np.dtype
-    table_dtype: np.dtype
-    axis: int | None
-    codebook: int
-    table: Reader | None
-    zero_point: Reader | None
-    positions: Reader | None
-    values: Reader
 
 
 def encode(stored: Stored, coder: str = "auto", parameters: Mapping[str, Any] = NOTHING) -> bytes:
     """Write a tensor as one chunk; the same tensor gives the same bytes.
 
     coder: "huffman" (the paper's form), "ans", "fixed" (no model), or "auto", which takes what is smallest.
-    parameters: of that coder; huffman: gap_bits; ans: positions, one of "auto" and `stored.POSITIONS`.
+    parameters: of that coder; huffman: gap_bits; ans: positions, "auto" or one of `stored.POSITIONS`.
     Raises RecipeError for a coder or parameter that does not exist, or a `stored` that contradicts itself.
     """
     check_coder(coder, parameters)
@@ -64,22 +45,17 @@ def decode(chunk: bytes | memoryview, shape: tuple[int, ...], dtype: str) -> Sto
     multiple of the tensor's entries.
     """
     parts = take_apart(chunk)
-    size = prod(shape)
     if parts.axis is not None and parts.axis >= len(shape):
         parts.values.fail(f"axis {parts.axis} of a tensor of {len(shape)} dimensions")
     if parts.kind == "plain" and parts.dtype.kind == "f" and not _is_float(dtype):
-        parts.values.fail(f"{parts.dtype} numbers of a tensor of {dtype}")
+        parts.values.fail(f"{parts.dtype} numbers in a tensor of {dtype}")
     table, zero_point = _read_table(parts, shape)
-    alphabet = len(table) if table is not None and parts.kind == "shared" else None
-    if alphabet is not None and alphabet - 1 > np.iinfo(parts.dtype).max:
-        parts.values.fail(f"{alphabet} codes do not fit {parts.dtype}")
-    if parts.positions is None:
-        kept, data = None, _read_values(parts, size, alphabet, dtype)
-    elif parts.positions.data[:1] == bytes([positions.FILLERS]):
-        kept, data = _read_filled(parts, size, alphabet)
+    kept: np.ndarray | None
+    if parts.positions is not None and positions.are_filled(parts.positions):
+        kept, data = _read_filled(parts, prod(shape))
     else:
-        kept = positions.decode(parts.positions, shape)
-        data = _read_values(parts, len(kept), alphabet, dtype)
+        kept = None if parts.positions is None else positions.decode(parts.positions, shape)
+        data = _read_values(parts, kept, shape, dtype, table)
     return Stored(tuple(shape), dtype, parts.kind, data, kept, table, zero_point, parts.axis)
 
 
@@ -87,8 +63,8 @@ def check_coder(coder: str, parameters: Mapping[str, Any]) -> None:
     """Raise RecipeError for a coder or a parameter that does not exist."""
     if coder not in PARAMETERS:
         raise RecipeError(f"coder {coder!r} is unknown; there are {', '.join(PARAMETERS)}{nearest(coder, PARAMETERS)}")
+    allowed = PARAMETERS[coder]
     for name, value in parameters.items():
-        allowed = PARAMETERS[coder]
         if name not in allowed:
             there = ", ".join(allowed) or "none"
             raise RecipeError(f"coder {coder!r} has no parameter {name!r}; it has {there}{nearest(name, allowed)}")
@@ -98,175 +74,145 @@ def check_coder(coder: str, parameters: Mapping[str, Any]) -> None:
             raise RecipeError(f"positions is one of auto, {', '.join(POSITIONS)}, not {value!r}")
 
 
-def take_apart(chunk: bytes | memoryview) -> Parts:
-    """Split a chunk into its parts. FormatError where it does not hold together."""
-    reader = Reader(chunk)
-    head, dtypes = reader.byte("the head"), reader.byte("the dtypes")
-    if head & 3 >= len(KINDS) or head >> 5 or max(dtypes & 15, dtypes >> 4) >= len(DTYPES):
-        reader.fail(f"head {head:#04x} {dtypes:#04x} is not one of this format")
-    kind = KINDS[head & 3]
-    if kind != "grid" and head & (ZERO_POINT | AXIS):
-        reader.fail("an axis or zero points without a grid")
-    if kind == "plain" and dtypes >> 4 or kind != "plain" and DTYPES[dtypes & 15].kind not in "iu":
-        reader.fail(f"head {head:#04x} {dtypes:#04x} contradicts itself")
-    axis = reader.byte("the axis") if head & AXIS else None
-    codebook = reader.varint("the size of the codebook", symbols.LARGEST_ALPHABET) if kind == "shared" else 0
-    head_bytes = reader.at
-    table = _section(reader, "the table") if kind != "plain" else None
-    zero_point = _section(reader, "the zero points") if head & ZERO_POINT else None
-    kept = _section(reader, "the positions") if head & SPARSE else None
-    values = reader.take(reader.left, "the values")
-    dtype, table_dtype = DTYPES[dtypes & 15], DTYPES[dtypes >> 4]
-    return Parts(kind, head_bytes, dtype, table_dtype, axis, codebook, table, zero_point, kept, values)
-
-
 def _encode(stored: Stored, coders: tuple[str, ...], parameters: Mapping[str, Any]) -> bytes:
     """The chunk with streams by these coders."""
-    plain = stored.kind == "plain"
-    table = np.zeros(0, "?") if stored.table is None else stored.table
-    head = KINDS.index(stored.kind)
-    head |= SPARSE * (stored.kept is not None) | ZERO_POINT * (stored.zero_point is not None)
-    head |= AXIS * (stored.axis is not None)
-    out = bytes([head, DTYPES.index(stored.data.dtype) | DTYPES.index(table.dtype) << 4])
-    out += b"" if stored.axis is None else bytes([stored.axis])
-    out += varint(len(table)) if stored.kind == "shared" else b""
-    out += b"" if plain else _framed(numbers.encode(table, coders))
-    if stored.zero_point is not None:
-        zero_dtype = bytes([DTYPES.index(stored.zero_point.dtype)])
-        out += _framed(zero_dtype + numbers.encode(stored.zero_point, coders))
-    alphabet = len(table) if stored.kind == "shared" else _span(stored.data)
+    head = _write_head(stored) + _write_table(stored, coders)
+    forms = _forms(stored.size, coders, parameters)
     if stored.kept is None:
-        return out + _write_values(stored, alphabet, coders)
-    if coders == ("huffman",) and not plain and alphabet < symbols.LARGEST_ALPHABET:
+        return head + _write_values(stored, coders, "neighbours" in forms)
+    if coders == ("huffman",) and 0 < _range(stored)[1] < symbols.LARGEST_ALPHABET:
         written, filler = positions.encode_fillers(stored.kept, parameters.get("gap_bits"), coders)
-        return out + _framed(written) + _write_filled(stored, filler, alphabet, coders)
-    choice = "gaps" if coders == ("huffman",) else parameters.get("positions", "auto")
-    forms = POSITIONS if choice == "auto" else (choice,)
-    out += _framed(positions.encode(stored.kept, stored.shape, forms, coders))
-    return out + _write_values(stored, alphabet, coders)
+        return head + framed(written) + _write_filled(stored, filler, coders)
+    kept = positions.encode(stored.kept, stored.shape, forms, coders)
+    return head + framed(kept) + _write_values(stored, coders, "neighbours" in forms)
 
 
-def _span(data: np.ndarray) -> int:
-    """How many integers lie between the least and the largest."""
-    return int(data.max()) - int(data.min()) + 1 if len(data) else 1
+def _forms(size: int, coders: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The forms of positions to be tried."""
+    if "ans" not in coders:
+        return ("gaps",) if "huffman" in coders else ("gaps", "bitmap")
+    choice = parameters.get("positions", "auto")
+    if choice != "auto":
+        return (choice,)
+    return POSITIONS if size <= LARGEST_SEARCH else tuple(form for form in POSITIONS if form != "neighbours")
 
 
-def _write_values(stored: Stored, alphabet: int, coders: tuple[str, ...]) -> bytes:
-    if stored.kind == "shared":
-        return symbols.encode(stored.data, alphabet, coders)
-    return numbers.encode(stored.data, coders, _turned(stored))
+def _write_head(stored: Stored) -> bytes:
+    flags = SPARSE * (stored.kept is not None) | ZERO_POINT * (stored.zero_point is not None)
+    flags |= AXIS * (stored.axis is not None)
+    table = DTYPES.index(stored.table.dtype) << 4 if stored.table is not None else 0
+    head = bytes([KINDS.index(stored.kind) | flags, DTYPES.index(stored.data.dtype) | table])
+    head += b"" if stored.axis is None else bytes([stored.axis])
+    return head + (varint(_range(stored)[1]) if stored.kind == "shared" else b"")
 
 
-def _write_filled(stored: Stored, filler: np.ndarray, alphabet: int, coders: tuple[str, ...]) -> bytes:
-    """Values with the filler zeros among them, which are one symbol more, the last."""
-    least = int(stored.data.min()) if stored.kind == "grid" and len(stored.data) else 0
-    filled = np.full(len(filler), alphabet, np.uint16)
-    filled[~filler] = stored.data.astype(np.int64) - least
-    head = varint(zigzag(least)) + varint(alphabet) if stored.kind == "grid" else b""
-    return head + symbols.encode(filled, alphabet + 1, coders)
-
-
-def _read_filled(parts: Parts, size: int, alphabet: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and values of a tensor with fillers."""
-    assert parts.positions is not None
-    where = positions.decode_fillers(parts.positions, size)
-    least = 0
-    if alphabet is None:
-        least, alphabet = numbers.read_range(parts.values, parts.dtype)
-    filled = symbols.decode(parts.values, len(where), alphabet + 1)
-    kept = filled < alphabet
-    return where[kept], filled[kept].astype(parts.dtype) + np.array(least, parts.dtype)
-
-
-def _read_values(parts: Parts, count: int, alphabet: int | None, dtype: str) -> np.ndarray:
-    """The values of a tensor without fillers, in the dtype that they had."""
-    if alphabet is None:
-        turned = parts.kind == "plain" and parts.dtype == np.uint16 and _is_float(dtype)
-        return numbers.decode(parts.values, count, parts.dtype, turned)
-    if count and not alphabet:
-        parts.values.fail("an empty codebook")
-    return symbols.decode(parts.values, count, alphabet).astype(parts.dtype, copy=False)
-
-
-def _turned(stored: Stored) -> bool:
-    """Whether the stored integers are the bits of bfloat16."""
-    return stored.kind == "plain" and stored.data.dtype == np.uint16 and _is_float(stored.dtype)
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype == "bfloat16" or np.dtype(dtype).kind == "f"
+def _write_table(stored: Stored, coders: tuple[str, ...]) -> bytes:
+    """The codebook or scales, and the zero points."""
+    out = b"" if stored.table is None else framed(numbers.encode(stored.table, coders))
+    if stored.zero_point is not None:
+        dtype = bytes([DTYPES.index(stored.zero_point.dtype)])
+        out += framed(dtype + numbers.encode(stored.zero_point, coders))
+    return out
 
 
 def _read_table(parts: Parts, shape: tuple[int, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The codebook or scales, and the zero points."""
     if parts.table is None:
         return None, None
     count = parts.codebook if parts.kind == "shared" else 1 if parts.axis is None else shape[parts.axis]
     table = numbers.decode(parts.table, count, parts.table_dtype)
     if parts.zero_point is None:
         return table, None
-    dtype = parts.zero_point.byte("the dtype of the zero points")
-    if dtype >= len(DTYPES) or DTYPES[dtype].kind not in "iu":
-        parts.zero_point.fail(f"zero points of dtype {dtype}")
-    return table, numbers.decode(parts.zero_point, count, DTYPES[dtype])
+    return table, numbers.decode(parts.zero_point, count, read_zero_dtype(parts.zero_point))
 
 
-def _framed(section: bytes) -> bytes:
-    return varint(len(section)) + section
+def _range(stored: Stored) -> tuple[int, int]:
+    """The least integer of a tensor of codes, and how many there may be from it on; none where they are no codes."""
+    if stored.kind == "shared" and stored.table is not None:
+        return 0, len(stored.table)
+    if stored.kind == "plain":
+        return 0, 0
+    if not len(stored.data):
+        return 0, 1
+    least, most = int(stored.data.min()), int(stored.data.max())
+    return (least, most - least + 1) if numbers.is_range(least, most) else (0, 0)
 
 
-def _streams(parts: Parts) -> Iterator[tuple[str, str, str, int]]:
-    """Every stream of a chunk: the section it is in, the form of that section, its coder, and the bytes of its table."""
-    if parts.table is not None:
-        yield from _number_streams("table", parts.table, parts.table_dtype)
-    if parts.zero_point is not None:
-        dtype = parts.zero_point.byte("the dtype of the zero points")
-        yield from _number_streams("table", parts.zero_point, DTYPES[min(dtype, len(DTYPES) - 1)])
-    filled = 0
-    if parts.positions is not None:
-        form, alphabet = positions.read_head(parts.positions)
-        filled = int(form.startswith("fillers"))
-        yield "positions", form, *symbols.look(parts.positions, alphabet)
+def _write_range(stored: Stored) -> bytes:
+    least, alphabet = _range(stored)
+    return varint(zigzag(least)) + varint(alphabet) if stored.kind == "grid" else b""
+
+
+def _read_range(parts: Parts) -> tuple[int, int]:
+    """As `_range`, checked to fit the dtype."""
     if parts.kind == "shared":
-        yield "values", "", *symbols.look(parts.values, parts.codebook + filled)
-    elif filled:
-        yield "values", "", *symbols.look(parts.values, numbers.read_range(parts.values)[1] + 1)
-    else:
-        yield from _number_streams("values", parts.values, parts.dtype)
+        if parts.codebook - 1 > np.iinfo(parts.dtype).max:
+            parts.values.fail(f"{parts.codebook} codes do not fit {parts.dtype}")
+        return 0, parts.codebook
+    return numbers.read_range(parts.values, parts.dtype)
 
 
-def _number_streams(section: str, reader: Reader, dtype: np.dtype) -> Iterator[tuple[str, str, str, int]]:
-    form = numbers.read_form(reader)
-    if form == numbers.VERBATIM:
-        yield section, "verbatim", "", 0
-    elif form == numbers.RANGE:
-        yield section, "", *symbols.look(reader, numbers.read_range(reader)[1])
-    else:
-        for plane in numbers.planes(reader, dtype.itemsize):
-            yield section, "planes", *symbols.look(plane, numbers.BYTE)
+def _write_values(stored: Stored, coders: tuple[str, ...], near: bool) -> bytes:
+    least, alphabet = _range(stored)
+    if not alphabet and stored.kind != "shared":
+        turned = stored.kind == "plain" and _are_bfloat16(stored.data.dtype, stored.dtype)
+        return _write_range(stored) + numbers.encode(stored.data, coders, turned)
+    symbols_of = (stored.data.astype(np.int64) - least).astype(np.int32)
+    negative = _negative(stored.kind, stored.table, least, alphabet)
+    return _write_range(stored) + codes.encode(symbols_of, negative, stored.kept, stored.shape, coders, near)
 
 
-def _section(reader: Reader, what: str) -> Reader:
-    return reader.take(reader.varint(f"the length of {what}", reader.left), what)
+def _read_values(
+    parts: Parts, kept: np.ndarray | None, shape: tuple[int, ...], dtype: str, table: np.ndarray | None
+) -> np.ndarray:
+    """The values of a tensor without fillers, in the dtype that they had."""
+    count = prod(shape) if kept is None else len(kept)
+    if parts.kind == "plain":
+        return numbers.decode(parts.values, count, parts.dtype, _are_bfloat16(parts.dtype, dtype))
+    least, alphabet = _read_range(parts)
+    if not alphabet and parts.kind == "grid":
+        return numbers.decode(parts.values, count, parts.dtype)
+    if count and not alphabet:
+        parts.values.fail("codes into an empty codebook")
+    negative = _negative(parts.kind, table, least, alphabet)
+    return _with_least(codes.decode(parts.values, negative, kept, shape, count), least, parts.dtype)
 
 
-def sections(chunk: bytes | memoryview) -> dict[str, int]:
-    """The bytes of a chunk by kind: header, table (codebook, scales), positions, model (Huffman tables), values."""
-    parts = take_apart(chunk)
-    table = sum(part.left for part in (parts.table, parts.zero_point) if part)
-    kept = parts.positions.left if parts.positions else 0
-    found = {"table": table, "positions": kept, "values": parts.values.left}
-    for kind, _, _, model in _streams(parts):
-        found[kind] -= model
-        found["model"] = found.get("model", 0) + model
-    return {"header": len(chunk) - sum(found.values()), "model": 0, **found}
+def _write_filled(stored: Stored, filler: np.ndarray, coders: tuple[str, ...]) -> bytes:
+    """Codes with the filler zeros among them, which are one symbol more, the last."""
+    least, alphabet = _range(stored)
+    filled = np.full(len(filler), alphabet, np.uint16)
+    filled[~filler] = stored.data.astype(np.int64) - least
+    return _write_range(stored) + symbols.encode(filled, alphabet + 1, coders)
 
 
-def describe(chunk: bytes | memoryview) -> str:
-    """How a chunk is coded, in words: "shared, values ans, positions gaps of 6 bits ans"."""
-    parts = take_apart(chunk)
-    ways = {"values": "", "positions": ""}
-    for kind, form, coder, _ in _streams(parts):
-        if kind in ways:
-            ways[kind] += f" {form} {coder}" if form not in ways[kind] else f" {coder}"
-    return ", ".join([parts.kind, *(kind + " ".join(["", *way.split()]) for kind, way in ways.items() if way)])
+def _read_filled(parts: Parts, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The positions and codes of a tensor with fillers, which are dropped."""
+    if parts.positions is None or parts.kind == "plain":
+        parts.values.fail("filler zeros among numbers")
+    where = positions.decode_fillers(parts.positions, size)
+    least, alphabet = _read_range(parts)
+    if not alphabet and parts.kind == "grid":
+        parts.values.fail("filler zeros among numbers")
+    filled = symbols.decode(parts.values, len(where), alphabet + 1)
+    kept = filled < alphabet
+    return where[kept], _with_least(filled[kept], least, parts.dtype)
+
+
+def _with_least(symbols_of: np.ndarray, least: int, dtype: np.dtype) -> np.ndarray:
+    return symbols_of.astype(dtype, copy=False) + np.array(least).astype(dtype)
+
+
+def _negative(kind: str, table: np.ndarray | None, least: int, alphabet: int) -> np.ndarray:
+    """Which codes stand for negative numbers (alphabet,): by the codebook, or for a grid by their own sign."""
+    if kind == "shared" and table is not None:
+        return table < 0
+    return np.arange(least, least + alphabet) < 0
+
+
+def _are_bfloat16(stored: np.dtype, dtype: str) -> bool:
+    """Whether integers that are stored for a tensor of a dtype are the bits of bfloat16."""
+    return stored == np.uint16 and _is_float(dtype)
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype == "bfloat16" or np.dtype(dtype).kind == "f"

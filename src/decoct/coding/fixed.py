@@ -31,7 +31,7 @@ def decode(data: bytes, count: int, alphabet: int) -> np.ndarray:
     flat = np.unpackbits(np.frombuffer(data, np.uint8))
     if flat[count * bits :].any():
         raise FormatError("the padding after the last symbol is not zero")
-    symbols = np.zeros(count, np.uint16)
+    symbols: np.ndarray = np.zeros(count, np.uint16)
     for place in range(bits):
         symbols = symbols << 1 | flat[place : count * bits : bits]
     if count and symbols.max(initial=0) >= alphabet:

@@ -24,8 +24,9 @@ from decoct.errors import FormatError, RecipeError
 
 LONGEST = 15
 RUN = 16  # the longest run of absent symbols that one nibble pair says
-SEGMENT_BITS = 1 << 16
-STRIDE_DOUBLINGS = 3
+SEGMENT = 1 << 16  # symbols at a time when writing, bits when reading
+STRIDE_DOUBLINGS = 2
+WINDOW, FEW = 12, 4096  # bits that are looked up at once, beyond so many symbols
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ def _package_merge(weights: list[int]) -> list[int]:
 
 
 def _write_table(sizes: np.ndarray, symbols: np.ndarray) -> bytes:
-    """Lengths as nibbles; a zero nibble is followed by how many absent symbols follow, less one. 0xF 0xF.. never ends.
+    """How many nibbles there are (2 bytes), then lengths as nibbles; after a 0, how many symbols are absent, less one.
 
-    A lone symbol has no length: the table is then a run up to it and a length of one.
+    A symbol that is alone has no string: its table is that of a single length of one.
     """
     if not sizes.any():
         sizes = sizes.copy()
@@ -184,82 +185,98 @@ def _read_table(data: bytes, alphabet: int) -> tuple[np.ndarray, int | None, int
 
 
 def _write_strings(symbols: np.ndarray, sizes: np.ndarray) -> bytes:
-    """The strings of all symbols, one after the other, padded with zero bits."""
-    codes, pieces = canonical(sizes), []
-    pending = np.zeros(0, np.uint8)
-    for start in range(0, len(symbols), SEGMENT_BITS):
-        part = symbols[start : start + SEGMENT_BITS]
-        size, code = sizes[part].astype(np.int64), codes[part]
-        ends = np.cumsum(size)
-        bits = np.zeros(int(ends[-1]), np.uint8)
-        for place in range(int(size.max(initial=0))):
-            here = size > place
-            bits[(ends - size + place)[here]] = code[here] >> (size[here] - 1 - place).astype(np.uint32) & 1
-        bits = np.concatenate([pending, bits])
-        whole = len(bits) // 8 * 8
-        pieces.append(np.packbits(bits[:whole]).tobytes())
-        pending = bits[whole:]
-    return b"".join(pieces) + np.packbits(pending).tobytes()
+    """The strings of all symbols, one after the other, padded with zero bits.
+
+    Each string is shifted to its place in a pair of 32-bit words; the words of all strings that meet in one are summed.
+    """
+    codes, pieces = canonical(sizes).astype(np.uint64), []
+    carry, begun = 0, 0
+    for start in range(0, len(symbols), SEGMENT):
+        part = symbols[start : start + SEGMENT]
+        size = sizes[part].astype(np.int64)
+        ends = np.cumsum(size) + begun
+        first = ends - size
+        pair = codes[part] << (64 - size - (first & 31)).astype(np.uint64)
+        words = np.bincount(first >> 5, pair >> np.uint64(32), (int(ends[-1]) >> 5) + 2)
+        words += np.bincount((first >> 5) + 1, pair & np.uint64(0xFFFFFFFF), len(words))
+        words[0] += carry
+        whole, begun = int(ends[-1]) >> 5, int(ends[-1]) & 31
+        pieces.append(words[:whole].astype(">u4").tobytes())
+        carry = int(words[whole])
+    return b"".join(pieces) + carry.to_bytes(4, "big")[: (begun + 7) // 8]
 
 
 def _read_strings(data: bytes, count: int, sizes: np.ndarray) -> np.ndarray:
     """Decode by table, a segment of bits at a time.
 
-    For every bit of the segment, look up the symbol whose string would begin there and so where the next would begin.
-    Which bits do begin a string is then a chain of jumps: it is walked in strides of 2^STRIDE_DOUBLINGS symbols, and
-    the symbols between are found for all strides together.
+    For every bit of a segment, look up the symbols whose strings would lie in the window that begins there, and so
+    where the next window would begin. Which windows do occur is then a chain of jumps. It is walked in strides of
+    several jumps, and the windows between are found for all strides together.
     """
     if count and not sizes.any():
         raise FormatError("a Huffman table without symbols")
-    symbol_at, size_at = _lookup(sizes)
+    reach = max(int(sizes.max(initial=1)), WINDOW if count > FEW else 1)
+    strings, amounts, spans = _windows_table(sizes, reach) if count else (sizes, sizes, sizes)
     padded = np.frombuffer(data + bytes(4), np.uint8)
     symbols = np.empty(count, np.uint16)
     done, bit, total = 0, 0, 8 * len(data)
     while done < count:
-        base = bit // 8
-        windows = _windows(padded[base : base + SEGMENT_BITS // 8 + 3], min(SEGMENT_BITS, total - 8 * base))
-        starts = _chain(size_at[windows], bit - 8 * base, count - done)
-        if not len(starts):
+        if bit >= total:
             raise FormatError(f"the Huffman codes end after {done} of {count} symbols")
-        symbols[done : done + len(starts)] = symbol_at[windows[starts]]
-        done += len(starts)
-        bit = 8 * base + int(starts[-1]) + int(size_at[windows[starts[-1]]])
-    if bit > total or (bit + 7) // 8 != len(data) or (bit % 8 and data[-1] & (0xFF >> bit % 8)):
+        base = bit // 8
+        windows = _windows(padded[base : base + SEGMENT // 8 + 2], min(SEGMENT, total - 8 * base), reach)
+        starts, bit = _chain(spans[windows], bit - 8 * base)
+        found = windows[starts]
+        part = strings[found][np.arange(strings.shape[1]) < amounts[found][:, None]][: count - done]
+        symbols[done : done + len(part)] = part
+        done, bit = done + len(part), bit + 8 * base
+    used = int(sizes.astype(np.int64) @ np.bincount(symbols, minlength=len(sizes)))
+    if (used + 7) // 8 != len(data) or (used % 8 and data[-1] & (0xFF >> used % 8)):
         raise FormatError("the Huffman codes do not end where their bytes end")
     return symbols
 
 
-def _lookup(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tables (2^LONGEST,): the symbol whose string begins a window of bits, and that string's length."""
+def _windows_table(sizes: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each window of `reach` bits: the symbols of the whole strings in it, how many they are, and their bits."""
     order = _order(sizes)
-    spans = 1 << LONGEST - sizes[order].astype(np.int64)
-    return np.repeat(order, spans).astype(np.uint16), np.repeat(sizes[order], spans)
+    symbol_at = np.repeat(order, 1 << reach - sizes[order].astype(np.int64)).astype(np.uint16)
+    size_at = sizes[symbol_at].astype(np.int64)
+    window, used = np.arange(1 << reach), np.zeros(1 << reach, np.int64)
+    amounts, columns = np.zeros(1 << reach, np.int64), []
+    for _ in range(reach // int(sizes[order[0]])):
+        rest = window << used & (1 << reach) - 1
+        columns.append(symbol_at[rest])
+        fits = used + size_at[rest] <= reach  # once a string does not fit, it never does: the window stays there
+        amounts += fits
+        used += fits * size_at[rest]
+    return np.stack(columns, 1), amounts, used
 
 
-def _windows(data: np.ndarray, bits: int) -> np.ndarray:
-    """The LONGEST bits that follow each of the first `bits` bits of some bytes."""
-    wide = data.astype(np.uint32)
+def _windows(data: np.ndarray, bits: int, reach: int) -> np.ndarray:
+    """The `reach` bits that follow each of the first `bits` bits of some bytes (two bytes more)."""
+    wide = data.astype(np.int64)
     wide = wide[:-2] << 16 | wide[1:-1] << 8 | wide[2:]
-    shifts = np.arange(24 - LONGEST, 24 - LONGEST - 8, -1, dtype=np.uint32)
-    return (wide[:, None] >> shifts & (1 << LONGEST) - 1).ravel()[:bits].astype(np.uint16)
+    shifts = np.arange(24 - reach, 24 - reach - 8, -1)
+    return (wide[:, None] >> shifts & (1 << reach) - 1).ravel()[:bits]
 
 
-def _chain(size_at: np.ndarray, first: int, most: int) -> np.ndarray:
-    """The bits where strings begin, from `first` on, at most `most`; `size_at` (bits,) are the lengths of each bit."""
-    bits = len(size_at)
-    end = np.arange(bits, bits + LONGEST + 1, dtype=np.int32).clip(max=bits)
-    jump = np.concatenate([np.minimum(np.arange(bits, dtype=np.int32) + size_at, bits), end[:1]])
+def _chain(spans: np.ndarray, first: int) -> tuple[np.ndarray, int]:
+    """The bits where windows begin, from `first` on, and where the next would, past the last bit.
+
+    spans: (bits,) how far from each bit the next window is.
+    """
+    bits = len(spans)
+    jump = np.arange(bits + LONGEST)
+    jump[:bits] += spans
     strides = [jump]
     for _ in range(STRIDE_DOUBLINGS):
-        strides.append(strides[-1][strides[-1]])
-    leap, at, marks = strides[-1].tolist(), first, []
-    for _ in range(-(-most >> STRIDE_DOUBLINGS)):
-        if at >= bits:
-            break
+        strides.append(strides[-1].take(strides[-1]))
+    leap, at, marks = strides[-1].data, first, []
+    while at < bits:
         marks.append(at)
         at = leap[at]
-    starts = np.array(marks, np.int32)[:, None]
+    starts = np.array(marks)[:, None]
     for stride in reversed(strides[:-1]):
         starts = np.stack([starts, stride[starts]], 2).reshape(len(marks), -1)
     starts = starts.ravel()
-    return starts[starts < bits][:most]
+    return starts[starts < bits], at

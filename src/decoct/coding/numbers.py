@@ -17,6 +17,7 @@ from decoct.coding.reader import Reader, varint, zigzag
 VERBATIM, RANGE, PLANES = range(3)
 FORMS = ("verbatim", "range", "planes")
 BYTE = 256
+FARTHEST = 1 << 62
 
 
 def encode(array: np.ndarray, coders: Sequence[str], turned: bool = False) -> bytes:
@@ -27,12 +28,17 @@ def encode(array: np.ndarray, coders: Sequence[str], turned: bool = False) -> by
     forms = [bytes([VERBATIM]) + _little(array).tobytes()]
     if len(array) and array.dtype.kind in "iub" and not turned:
         least, most = int(array.min()), int(array.max())
-        if most - least < symbols.LARGEST_ALPHABET and -(2**62) < least < 2**62:
+        if is_range(least, most):
             stream = symbols.encode(_offset(array, least), most - least + 1, coders)
             forms.append(bytes([RANGE]) + varint(zigzag(least)) + varint(most - least + 1) + stream)
     if len(array) and (array.dtype.itemsize > 1 or len(forms) == 1):
         forms.append(bytes([PLANES]) + _write_planes(array, coders, turned))
     return min(forms, key=len)
+
+
+def is_range(least: int, most: int) -> bool:
+    """Whether integers of these bounds are few enough to be symbols, and small enough to be written."""
+    return most - least < symbols.LARGEST_ALPHABET and abs(least) < FARTHEST
 
 
 def decode(reader: Reader, count: int, dtype: np.dtype, turned: bool = False) -> np.ndarray:
@@ -44,6 +50,8 @@ def decode(reader: Reader, count: int, dtype: np.dtype, turned: bool = False) ->
         array = np.frombuffer(part.rest(), _stored(dtype).newbyteorder("<")).astype(_stored(dtype))
     elif form == RANGE:
         least, alphabet = read_range(reader, dtype)
+        if not alphabet:
+            reader.fail("a range of no integers")
         found = symbols.decode(reader, count, alphabet)
         array = found.astype(_stored(dtype)) + np.array(least).astype(_stored(dtype))
     else:
@@ -69,7 +77,7 @@ def read_range(reader: Reader, dtype: np.dtype | None = None) -> tuple[int, int]
         if dtype.kind not in "iub":
             reader.fail(f"a range of integers where {dtype} is stored")
         info = np.iinfo(_stored(dtype))
-        if not info.min <= least <= least + alphabet - 1 <= info.max:
+        if not info.min <= least <= least + max(alphabet, 1) - 1 <= info.max:
             reader.fail(f"{alphabet} integers from {least} on are outside {dtype}")
     return least, alphabet
 

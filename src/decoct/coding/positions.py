@@ -1,47 +1,51 @@
 """Where the kept entries of a tensor are: sorted flat positions to symbols and back.
 
-    gaps     the distance to the next entry, less one; a symbol of its own says "further on" (ANS)
-    fillers  the same in the form of Han 2016: what is too far is bridged by entries of value zero
-    bitmap   a bit per entry, eight to a symbol
+    gaps        the distance to the next entry, less one; a symbol of its own says "further on" (ANS)
+    fillers     the same in the form of Han 2016: what is too far is bridged by entries of value zero
+    bitmap      a bit per entry, eight to a symbol
+    neighbours  a bit per entry, its chance learnt from the entries near it (decoct.coding.neighbours)
+
+Gap widths, alphabets and what the symbols of each form mean are in the functions that read them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
-from decoct.coding import symbols
+from decoct.coding import neighbours, symbols
 from decoct.coding.reader import Reader, varint
 
-GAPS, FILLERS, BITMAP = range(3)
-FORMS = ("gaps", "fillers", "bitmap")
+GAPS, FILLERS, BITMAP, NEIGHBOURS = range(4)
+FORMS = ("gaps", "fillers", "bitmap", "neighbours")
 WIDEST_GAP = 12  # bits
 BYTE = 256
 
 
 def encode(kept: np.ndarray, shape: Sequence[int], forms: Sequence[str], coders: Sequence[str]) -> bytes:
     """Write the sorted flat positions (n,) of a tensor's kept entries in the smallest of `forms`."""
-    size = int(np.prod(shape, dtype=np.int64))
-    written = []
-    if "gaps" in forms:
-        written.append(_write_gaps(kept, coders))
+    size = prod(shape)
+    written = [_write_gaps(kept, coders)] if "gaps" in forms or not size else []
     if "bitmap" in forms:
-        mask = np.zeros(size, np.uint8)
-        mask[kept] = 1
-        written.append(bytes([BITMAP]) + symbols.encode(np.packbits(mask), BYTE, coders))
-    return min(written, key=len)
+        written.append(bytes([BITMAP]) + symbols.encode(np.packbits(_mask(kept, size)), BYTE, coders))
+    if "neighbours" in forms and (found := neighbours.best_mask(_mask(kept, size), shape)) is not None:
+        written.append(bytes([NEIGHBOURS]) + found)
+    return min(written or [_write_gaps(kept, coders)], key=len)
 
 
 def decode(reader: Reader, shape: Sequence[int]) -> np.ndarray:
     """Read positions (n,) back, int64, from all that is left of `reader`."""
-    size = int(np.prod(shape, dtype=np.int64))
+    size = prod(shape)
     form = read_form(reader)
     if form == BITMAP:
-        bits = np.unpackbits(symbols.decode(reader, (size + 7) // 8, BYTE).astype(np.uint8))
-        if bits[size:].any():
+        mask = np.unpackbits(symbols.decode(reader, (size + 7) // 8, BYTE).astype(np.uint8))
+        if mask[size:].any():
             reader.fail(f"positions beyond the {size} entries")
-        return np.flatnonzero(bits[:size])
+        return np.flatnonzero(mask[:size])
+    if form == NEIGHBOURS:
+        return np.flatnonzero(neighbours.decode_mask(reader, shape))
     if form == FILLERS:
         reader.fail("filler zeros where no value can be one")
     bits, count = read_gaps(reader, size)
@@ -56,8 +60,8 @@ def decode(reader: Reader, shape: Sequence[int]) -> np.ndarray:
 def encode_fillers(kept: np.ndarray, bits: int | None, coders: Sequence[str]) -> tuple[bytes, np.ndarray]:
     """Write positions as Han 2016 does, with gaps of `bits` (the best width where None).
 
-    Returns the bytes and, for every gap written (m,), whether it belongs to a filler zero. Gap g is written as g - 1; the
-    first is counted from before the first entry; a filler has the largest gap.
+    Returns the bytes and, for every gap written (m,), whether it belongs to a filler zero. Gap g is written as g - 1;
+    the first is counted from before the first entry; a filler has the largest gap.
     """
     widths = range(1, WIDEST_GAP + 1) if bits is None else [bits]
     gaps = np.diff(kept, prepend=-1) - 1
@@ -77,13 +81,26 @@ def decode_fillers(reader: Reader, size: int) -> np.ndarray:
     return after - 1
 
 
+def are_filled(reader: Reader) -> bool:
+    """Whether the positions that begin here have filler zeros among them."""
+    return reader.data[reader.at : reader.at + 1] == bytes([FILLERS])
+
+
 def read_head(reader: Reader) -> tuple[str, int]:
     """The form of the positions that begin here, in words, and the alphabet of their symbols."""
     form = read_form(reader)
     if form == BITMAP:
         return "bitmap", BYTE
+    if form == NEIGHBOURS:
+        return "neighbours", 0
     bits, _ = read_gaps(reader, 2**63 - 1)
     return f"{FORMS[form]} of {bits} bits", 1 << bits
+
+
+def _mask(kept: np.ndarray, size: int) -> np.ndarray:
+    mask = np.zeros(size, np.int8)
+    mask[kept] = 1
+    return mask
 
 
 def read_form(reader: Reader) -> int:
@@ -122,10 +139,10 @@ def _bridge(gaps: np.ndarray, span: int, bridge: int) -> tuple[np.ndarray, np.nd
 
 
 def _escape_bits(gaps: np.ndarray, escape: int) -> float:
-    """The entropy of the codes, with a little for learning each symbol's share."""
+    """The entropy of the codes, with what it takes to learn each symbol's share."""
     counts = np.bincount(gaps % escape, minlength=escape + 1)
     counts[escape] = (gaps // escape).sum()
-    return _entropy_bits(counts) + 4 * np.count_nonzero(counts)
+    return _entropy_bits(counts) + len(counts) / 2 * float(np.log2(1 + 2 * counts.sum() / len(counts)))
 
 
 def _filler_bits(gaps: np.ndarray, width: int) -> float:

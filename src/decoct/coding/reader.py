@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from decoct.errors import FormatError
@@ -87,6 +89,17 @@ class Reader:
         """The next integer of either sign."""
         folded = self.varint(what, 2**63 - 1)
         return folded // 2 if folded % 2 == 0 else -(folded + 1) // 2
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Within the block, give a FormatError that names no place the place of this reader."""
+        at = self.at
+        try:
+            yield
+        except FormatError as error:
+            if str(error).startswith("chunk, byte"):
+                raise
+            raise FormatError(f"chunk, byte {self.start + at}: {error}") from error
 
     def end(self) -> None:
         """Refuse bytes that nothing asked for."""

@@ -18,7 +18,7 @@ import numpy as np
 from decoct.errors import RecipeError, nearest
 
 Kind = Literal["plain", "shared", "grid"]
-POSITIONS = ("gaps", "bitmap")  # how the positions of kept entries can be said, where that may be chosen
+POSITIONS = ("gaps", "bitmap", "neighbours")  # how the positions of kept entries can be said, where that may be chosen
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Stored:
 
     shape, dtype: of the decoded tensor; dtype is numpy's name, or "bfloat16".
     kind: what `data` means.
-    data: (kept entries,) in row-major order. plain: the numbers, in the dtype to be stored (float32, float16, uint16 bits
-        for bfloat16, any integer or bool); shared: codes into `table`; grid: integers.
+    data: (kept entries,) in row-major order. plain: the numbers, in the dtype to be stored (float32, float16, uint16
+        bits for bfloat16, any integer or bool); shared: codes into `table`; grid: integers.
     kept: (kept entries,) sorted flat positions, int64; None when every entry is kept. The other entries are zero.
     table: shared: the codebook (k,), float32 or float16; grid: the scale, (1,) or (shape[axis],).
-    zero_point: grid: integers of the shape of `table`, or None for a symmetric grid. value = scale * (data - zero_point).
+    zero_point: grid: integers of the shape of `table`, or None for a symmetric grid: scale * (data - zero_point).
     axis: grid: the dimension that `table` runs along; None for one scale.
     """
 
@@ -63,7 +63,10 @@ class Stored:
 
 
 def chosen(names: Iterable[str], pattern: str) -> list[str]:
-    """The names that match a glob, or one of several joined by commas, in their order; RecipeError for a glob with none."""
+    """The names that match a glob, or one of several joined by commas, in their order.
+
+    Raises RecipeError for a glob that matches none.
+    """
     names = list(names)
     found: set[str] = set()
     for part in (piece.strip() for piece in pattern.split(",")):

@@ -8,7 +8,6 @@ import numpy as np
 
 from decoct.coding import ans, fixed, huffman
 from decoct.coding.reader import Reader
-from decoct.errors import FormatError
 
 CODERS = {"fixed": fixed, "huffman": huffman, "ans": ans}
 LARGEST_ALPHABET = 4096
@@ -27,10 +26,8 @@ def encode(symbols: np.ndarray, alphabet: int, coders: Sequence[str]) -> bytes:
 def decode(reader: Reader, count: int, alphabet: int) -> np.ndarray:
     """Read `count` symbols from all that is left of `reader`."""
     coder = CODERS[tag(reader)]
-    try:
+    with reader.placing():
         return coder.decode(reader.rest(), count, alphabet)
-    except FormatError as error:
-        reader.fail(str(error))
 
 
 def tag(reader: Reader) -> str:
@@ -44,4 +41,5 @@ def tag(reader: Reader) -> str:
 def look(reader: Reader, alphabet: int) -> tuple[str, int]:
     """The coder of the stream that is left of `reader`, and how many of its bytes are a table; nothing is decoded."""
     coder = tag(reader)
-    return coder, huffman.table_bytes(reader.rest(), alphabet) if coder == "huffman" else 0
+    with reader.placing():
+        return coder, huffman.table_bytes(reader.rest(), alphabet) if coder == "huffman" else 0
