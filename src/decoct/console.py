@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,10 @@ class Bars:
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Within the block, long work shows how far it is."""
+    """Within the block, long work shows how far it is; of several processes only the first does."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
