@@ -156,7 +156,8 @@ def _write_values(stored: Stored, coders: tuple[str, ...], near: bool) -> bytes:
     if not alphabet and stored.kind != "shared":
         turned = stored.kind == "plain" and _are_bfloat16(stored.data.dtype, stored.dtype)
         return _write_range(stored) + numbers.encode(stored.data, coders, turned)
-    symbols_of = (stored.data.astype(np.int64) - least).astype(np.int32)
+    symbols_of = stored.data if not least else stored.data.astype(np.int64) - least
+    symbols_of = symbols_of.astype(np.int32)
     negative = _negative(stored.kind, stored.table, least, alphabet)
     return _write_range(stored) + codes.encode(symbols_of, negative, stored.kept, stored.shape, coders, near)
 

@@ -12,6 +12,11 @@ def width(alphabet: int) -> int:
     return max(alphabet - 1, 0).bit_length()
 
 
+def size_bytes(count: int, alphabet: int) -> int:
+    """How many bytes `count` symbols take."""
+    return (count * width(alphabet) + 7) // 8
+
+
 def encode(symbols: np.ndarray, alphabet: int) -> bytes:
     """Write symbols (n,) of 0 .. alphabet-1, each in `width(alphabet)` bits, highest bit first."""
     bits = width(alphabet)
@@ -24,7 +29,7 @@ def encode(symbols: np.ndarray, alphabet: int) -> bytes:
 def decode(data: bytes, count: int, alphabet: int) -> np.ndarray:
     """Read `count` symbols back. FormatError for a wrong length, padding that is not zero, or a symbol out of range."""
     bits = width(alphabet)
-    if len(data) != (count * bits + 7) // 8:
+    if len(data) != size_bytes(count, alphabet):
         raise FormatError(f"{count} symbols of {bits} bits do not take {len(data)} bytes")
     if bits == 8 and alphabet == 256:
         return np.frombuffer(data, np.uint8)

@@ -17,10 +17,18 @@ TAGS = tuple(CODERS)
 
 def encode(symbols: np.ndarray, alphabet: int, coders: Sequence[str]) -> bytes:
     """Write symbols (n,) of 0 .. alphabet-1 with whichever of `coders` takes the fewest bytes."""
-    if len(symbols) > LONG and "ans" in coders:
-        coders = [coder for coder in coders if coder != "huffman"]  # cannot win: the model of ANS is learnt by then
-    written = (bytes([TAGS.index(coder)]) + CODERS[coder].encode(symbols, alphabet) for coder in coders)
-    return min(written, key=len)
+    best: bytes | None = None
+    for coder in reversed(TAGS):
+        if coder in coders and (best is None or _may_win(coder, len(symbols), alphabet, best)):
+            written = bytes([TAGS.index(coder)]) + CODERS[coder].encode(symbols, alphabet)
+            best = written if best is None or len(written) <= len(best) else best
+    assert best is not None, coders
+    return best
+
+
+def _may_win(coder: str, count: int, alphabet: int, best: bytes) -> bool:
+    """Whether a coder can be as short as `best`. Huffman is not once ANS has learnt its model."""
+    return count <= LONG if coder == "huffman" else fixed.size_bytes(count, alphabet) < len(best)
 
 
 def decode(reader: Reader, count: int, alphabet: int) -> np.ndarray:
