@@ -176,8 +176,8 @@ def main() -> None:
     }
     result = {
         "benchmark": True, "name": "kmeans", "title": "k-means of 1 to 100 million weights",
-        "description": __doc__.split("\n\n")[2].replace("\n", " "), "command": "python benchmarks/kmeans.py", "versions": versions,
-        "machine": machine(), "table": table,
+        "description": __doc__.split("\n\n")[2].replace("\n", " "), "command": "python benchmarks/kmeans.py",
+        "versions": versions, "machine": machine(), "table": table,
     }  # fmt: skip
     chosen.results.parent.mkdir(parents=True, exist_ok=True)
     chosen.results.write_text(json.dumps(result, indent=1) + "\n")

@@ -8,6 +8,8 @@ them, so hundreds of steps cost less than the sort.
 
 Differs: no cluster stays empty; the optimum (:mod:`decoct.quantize.cuts`) is there too, and a sketch of it that comes
 closer to it than Lloyd's steps from any of the three.
+
+Result: see results/kmeans.json; `python benchmarks/kmeans.py`.
 """
 
 from __future__ import annotations
@@ -61,9 +63,9 @@ def kmeans1d(
       or the start is (nearly) the end:
         sketch: the best among some thousand places by dynamic programming, then refined to single values; mostly within
           1e-4 of the optimum, without a proof;
-        exact: the optimum, proved, by dynamic programming: about a second for 16 clusters of a million values, ten for
-          ten million. Where it would take minutes (256 clusters of a million) the sketch takes its place, and the
-          result's `optimal` is False.
+        exact: the optimum, proved, by dynamic programming: under a second for 16 or 32 clusters of a million values,
+          five for 256 clusters of 100,000. Where it would take minutes (256 clusters of a million) the sketch takes its
+          place, and the result's `optimal` is False.
     seed: of the random initialisation only; all else is deterministic and blind to the order of the values.
     iterations: most Lloyd steps to make; they end when no value changes its cluster.
 
