@@ -61,8 +61,8 @@ def kmeans1d(
         density: equally spaced in the cumulative distribution;
         random: k of the values, drawn without replacement by `seed` (Forgy);
       or the start is (nearly) the end:
-        sketch: the best among some thousand places by dynamic programming, then refined to single values; mostly within
-          1e-4 of the optimum, without a proof;
+        sketch: the best among some thousand places by dynamic programming, then refined to single values; no proof, but
+          within 0.05 % of the optimum wherever that was computed on normal and Laplace weights;
         exact: the optimum, proved, by dynamic programming: under a second for 16 or 32 clusters of a million values,
           five for 256 clusters of 100,000. Where it would take minutes (256 clusters of a million) the sketch takes its
           place, and the result's `optimal` is False.
