@@ -137,6 +137,14 @@ def test_a_loss_that_breaks_keeps_the_last_good_step(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model.dct").exists()
 
 
+def test_a_glob_that_matches_nothing_is_said_before_training(tmp_path: Path) -> None:
+    draft, task = small()
+    for method in (Magnitude(tensors="cnv*"), KMeans(bits={"cnv*": 3, "*": 2}), Cast(tensors="cnv*")):
+        with pytest.raises(RecipeError, match=r"step 2, .*no tensor matches 'cnv\*'"):
+            decoct.compress(draft.model, [Finetune(epochs=1000), method], task, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_that_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
     draft, task = small()
     wrong = Task(task.train, task.validation, torch.zeros(1, 3, 8, 8), task.loss)

@@ -24,7 +24,10 @@ Value = TypeVar("Value")
 
 @runtime_checkable
 class Method(Protocol):
-    """One paper: a frozen dataclass whose fields are its hyper-parameters."""
+    """One paper: a frozen dataclass whose fields are its hyper-parameters.
+
+    It may also have ``check(draft)``, which raises where its fields do not fit a model; see :func:`check`.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -36,6 +39,12 @@ class Method(Protocol):
 def step(draft: Draft, method: Method, task: Task) -> Draft:
     """The draft after one method."""
     return extend(draft, method.plan(draft, task))
+
+
+def check(draft: Draft, method: Method) -> None:
+    """Let a method that has ``check(draft)`` say, before anything is trained, what of it does not fit the model."""
+    if (own := getattr(method, "check", None)) is not None:
+        own(draft)
 
 
 def find(name: str) -> type[Method]:

@@ -132,7 +132,7 @@ class Draft:
         """The tensors that compression is about: parameters of two or more dimensions whose name matches `pattern`."""
         parameters = dict(self.model.named_parameters())
         tensors = {name: tensor for name, tensor in self.tensors().items() if name in parameters and tensor.dim() > 1}
-        return select(tensors, pattern)
+        return {name: tensors[name] for name in chosen(tensors, pattern)}
 
     def save(self, path: str | Path, *, bare: bool = False) -> int:
         """Write the draft as a `.dct` and return its bytes; see `decoct.store.save`."""
@@ -150,11 +150,6 @@ def tied(model: nn.Module) -> dict[str, str]:
         for name, tensor in state.items()
         if isinstance(tensor, Tensor) and (owner := owners.setdefault(id(tensor), name)) != name
     }
-
-
-def select(tensors: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
-    """The tensors whose name matches a glob, or one of several joined by commas; RecipeError for a glob with none."""
-    return {name: tensors[name] for name in chosen(tensors, pattern)}
 
 
 def merge(plan: Iterable[Edit], edits: Iterable[Edit]) -> tuple[Edit, ...]:

@@ -13,8 +13,8 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,11 +26,11 @@ from torch import nn
 
 from decoct import store
 from decoct.account import account
-from decoct.errors import RecipeError, TraceError, TrainingError
+from decoct.errors import PlanError, RecipeError, TaskError, TraceError, TrainingError
 from decoct.events import emit, listening
 from decoct.file import open_file, replacing
 from decoct.measure import histogram, layers, raw_bytes, zipped_bytes
-from decoct.method import Method, timed_step
+from decoct.method import Method, check, timed_step
 from decoct.plan import Draft
 from decoct.recipe import Recipe
 from decoct.report import page
@@ -53,13 +53,17 @@ def compress(
     out: the folder of the run; None writes nothing.
     resume: go on from the last finished step that `out` holds.
 
-    Raises TaskError before anything is trained if model and task do not fit; what a run has finished stays on disk.
+    Raises TaskError or RecipeError before anything is trained if model, task and steps do not fit; what a run has
+    finished stays on disk.
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe) if isinstance(recipe, str | Path) else Recipe.from_methods(recipe)
     seed_all(recipe.seed)
     task.check(model)
     draft = Draft.of(model, task)
+    for number, (name, method) in enumerate(zip(recipe.names(), recipe.methods(), strict=True), start=1):
+        with _named(number, name):
+            check(draft, method)
     if out is None:
         for number, (name, method) in enumerate(zip(recipe.names(), recipe.methods(), strict=True), start=1):
             draft = _step(draft, method, task, number, name, recipe.seed)
@@ -77,10 +81,17 @@ def seed_all(seed: int) -> None:
 def _step(draft: Draft, method: Method, task: Task, number: int, name: str, seed: int) -> Draft:
     """One step, seeded by its number, so that a resumed run equals one that was never stopped."""
     seed_all(seed * 1_000_003 + number)
-    try:
+    with _named(number, name):
         return timed_step(draft, method, task, number, name)
-    except TrainingError as error:
-        raise TrainingError(f"step {number}, {name}: {error}; the draft before it is kept") from error
+
+
+@contextmanager
+def _named(number: int, name: str) -> Iterator[None]:
+    """Say of an error which step it arose in."""
+    try:
+        yield
+    except (RecipeError, PlanError, TrainingError, TaskError) as error:
+        raise type(error)(f"step {number}, {name}: {error}") from error
 
 
 class _Run:

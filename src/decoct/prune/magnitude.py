@@ -82,6 +82,10 @@ class Magnitude:
         if self.gradual and (self.retrain is None or self.by == "quality"):
             raise RecipeError("gradual pruning needs a [step.retrain] to happen in, and a density, not a quality")
 
+    def check(self, draft: Draft) -> None:
+        """RecipeError for a glob that matches no tensor, or a tensor that no glob matches."""
+        self.masks(draft)
+
     def plan(self, draft: Draft, task: Task) -> list[Edit]:
         """Zero edits for every pruned tensor, with the survivors' retrained values."""
         if self.scan:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decoct import plan
-from decoct.plan import FLOAT16, Draft, Edit, select
+from decoct.coding import chosen
+from decoct.plan import FLOAT16, Draft, Edit
 from decoct.task import Task
 from decoct.train.loop import check_choice
 
@@ -29,7 +30,14 @@ class Cast:
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, FLOAT16)
 
+    def check(self, draft: Draft) -> None:
+        """RecipeError for a glob that matches no floating tensor."""
+        self._chosen(draft)
+
     def plan(self, draft: Draft, task: Task) -> list[Edit]:
         """A Cast edit for every floating tensor."""
-        floats = {name: tensor for name, tensor in draft.tensors().items() if tensor.is_floating_point()}
-        return [plan.Cast(name, self.dtype) for name in select(floats, self.tensors)]
+        return [plan.Cast(name, self.dtype) for name in self._chosen(draft)]
+
+    def _chosen(self, draft: Draft) -> list[str]:
+        tensors = draft.tensors()
+        return chosen([name for name in tensors if tensors[name].is_floating_point()], self.tensors)

@@ -63,10 +63,17 @@ class KMeans:
         if not all(1 <= bits <= MAX_BITS for bits in widths):
             raise RecipeError(f"bits is 1 to {MAX_BITS}, not {self.bits}")
 
+    def check(self, draft: Draft) -> None:
+        """RecipeError for a glob that matches no tensor, or a tensor that no glob matches."""
+        self._widths(draft)
+
+    def _widths(self, draft: Draft) -> dict[str, int]:
+        return per_tensor(self.bits, draft.weights(self.tensors), "bits")
+
     def plan(self, draft: Draft, task: Task) -> list[Edit]:
         """Share edits for every tensor, their codebooks trained if `retrain` is given."""
         weights = draft.weights(self.tensors)
-        widths = per_tensor(self.bits, weights, "bits")
+        widths = self._widths(draft)
         shares: list[Edit] = []
         for name, weight in weights.items():
             shares.append(share(name, weight, 2 ** widths[name], self.init, self.seed))
