@@ -28,7 +28,7 @@ fix: $(READY)
 # Draws what is shown of results/*.json.
 results: $(READY)
 	$(BIN)/python -m decoct.report.results
-	$(BIN)/python docs/picture.py
+	$(BIN)/python benchmarks/picture.py
 
 # Asked in one go, so that torch's pin holds for everything that depends on torch.
 $(READY): requirements.lock pyproject.toml

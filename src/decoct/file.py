@@ -88,6 +88,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no ordinary file and cannot be replaced by one")
     part = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
         with part.open("xb") as file:

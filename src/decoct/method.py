@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -52,12 +53,10 @@ def find(name: str) -> type[Method]:
     module_name, _, class_name = name.partition(":")
     if class_name:
         return _users(name, module_name, class_name)
-    known = names()
-    if name not in known:
-        raise RecipeError(f"unknown method {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-    found = defined_in(import_module(f"decoct.{name}"))
+    found = defined_in(import_module(f"decoct.{name}")) if name in _modules() else None
     if found is None:
-        raise RecipeError(f"decoct.{name} is a module but no method")
+        known = sorted(all_methods())
+        raise RecipeError(f"unknown method {name!r}{nearest(name, known)}; known: {', '.join(known)}")
     return found
 
 
@@ -71,26 +70,16 @@ def _users(name: str, module_name: str, class_name: str) -> type[Method]:
     return found  # type: ignore[return-value]
 
 
-def names() -> list[str]:
-    """The names of all methods that decoct has, found by looking; nothing is registered."""
-    return sorted(all_methods())
-
-
 def all_methods() -> dict[str, type[Method]]:
-    """Every method of decoct by name."""
-    found = {}
-    for family in FAMILIES:
-        try:
-            package = import_module(f"decoct.{family}")
-        except ModuleNotFoundError as error:
-            if error.name != f"decoct.{family}":
-                raise
-            continue
-        for entry in pkgutil.iter_modules(package.__path__):
-            module = import_module(f"{package.__name__}.{entry.name}")
-            if (method := defined_in(module)) is not None:
-                found[f"{family}.{entry.name}"] = method
-    return found
+    """Every method of decoct by name, found by looking; nothing is registered."""
+    found = {name: defined_in(import_module(f"decoct.{name}")) for name in _modules()}
+    return {name: method for name, method in found.items() if method is not None}
+
+
+def _modules() -> list[str]:
+    """The modules of the families, as ``family.module``; none is imported."""
+    folders = [(family, Path(__file__).parent / family) for family in FAMILIES]
+    return [f"{family}.{each.name}" for family, folder in folders for each in pkgutil.iter_modules([str(folder)])]
 
 
 def defined_in(module: ModuleType) -> type[Method] | None:

@@ -51,7 +51,7 @@ def test_a_centroid_on_zero_is_merged_into_the_zeros() -> None:
     assert found.values().tolist() == [[0.0, 0.0, -5.0, 5.0]]
 
 
-@pytest.mark.parametrize("init", ["linear", "density", "random", "exact"])
+@pytest.mark.parametrize("init", ["linear", "density", "random", "sketch", "exact"])
 def test_fewer_values_than_clusters_are_kept_exactly(init: str) -> None:
     weight = torch.tensor([[0.5, 0.5, -0.25, 0.0]])
     found = share("w", weight, 32, init)

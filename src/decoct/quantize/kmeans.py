@@ -11,8 +11,8 @@ with the codes frozen; the gradient of an entry is the sum over the weights that
 
 n weights of B bits thus take n b + k B bits (their equation 1 is the rate n B / (n b + k B)).
 
-Differs: besides the paper's initialisations (linear, density, random) the clustering may be exact; a centroid that
-lands on zero is merged into the zeros; codebook entries that coincide become one.
+Differs: besides the paper's initialisations (linear, density, random) the clustering may be exact or nearly so; a
+centroid that lands on zero is merged into the zeros; codebook entries that coincide become one.
 
 Result: lenet-300-100 and lenet-5 on MNIST, `decoct compress recipes/lenet-5.toml`; see docs/results.md.
 """
@@ -36,7 +36,8 @@ from decoct.task import Task
 from decoct.train.finetune import Finetune
 from decoct.train.loop import check_choice, train
 
-INITS = ("linear", "density", "random", "exact")
+INITS = ("linear", "density", "random", "sketch", "exact")
+NEAR_ZERO = 1e-12
 MAX_BITS = 12
 
 
@@ -46,7 +47,8 @@ class KMeans:
 
     bits: width of a code, 1 to 12; also by glob, as {"conv*" = 8, "*" = 5}.
     tensors: glob of the tensors to share; several are joined by commas.
-    init: linear (the paper's best), density, random, or exact (the optimal clustering, by dynamic programming).
+    init: linear (the paper's best), density, random; sketch (near the optimum, quick at any size) or exact (the optimum,
+        by dynamic programming).
     seed: of the random initialisation.
     retrain: the training of the centroids afterwards, codes frozen; None for none.
     """
@@ -94,7 +96,8 @@ def share(name: str, weight: Tensor, clusters: int, init: str = "linear", seed: 
     found = kmeans1d(values[kept], clusters, init=init, seed=seed)
     codebook, merged = np.unique(found.centroids.astype(values.dtype), return_inverse=True)
     codes[kept] = merged[found.codes]
-    if (zero := np.flatnonzero(codebook == 0)).size and codebook.size > 1:
+    zero = np.flatnonzero(np.abs(codebook) <= NEAR_ZERO * np.abs(codebook).max())
+    if zero.size and codebook.size > 1:
         codes[codes == zero[0]] = ZERO_CODE
         codes[codes > zero[0]] -= 1
         codebook = np.delete(codebook, zero[0])
