@@ -214,6 +214,8 @@ def test_wrong_coders_are_told(coder: str, parameters: dict[str, Any], message: 
         ({"axis": 0}, "axis"),
         ({"kind": "plain"}, "table"),
         ({"kind": "grid"}, "channels"),
+        ({"table": np.zeros(4097, np.float32)}, "at most 4096"),
+        ({"table": np.zeros(16, np.complex64)}, "complex64 cannot"),
     ],
 )
 def test_contradictions_are_told(changes: dict[str, Any], message: str) -> None:

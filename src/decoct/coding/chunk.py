@@ -31,6 +31,7 @@ def encode(stored: Stored, coder: str = "auto", parameters: Mapping[str, Any] = 
     """
     check_coder(coder, parameters)
     stored = checked(stored)
+    _check_limits(stored)
     coders = ("fixed", "huffman", "ans") if coder == "auto" else (coder,)
     written = [_encode(stored, coders, parameters)]
     if coder == "auto" and len(stored.data) <= symbols.LONG:
@@ -72,6 +73,15 @@ def check_coder(coder: str, parameters: Mapping[str, Any]) -> None:
             raise RecipeError(f"gap_bits is 1 to {positions.WIDEST_GAP}, not {value!r}")
         if name == "positions" and value not in ("auto", *POSITIONS):
             raise RecipeError(f"positions is one of auto, {', '.join(POSITIONS)}, not {value!r}")
+
+
+def _check_limits(stored: Stored) -> None:
+    """Raise RecipeError for what is sound but what a chunk cannot hold."""
+    for array in (stored.data, stored.table, stored.zero_point):
+        if array is not None and array.dtype not in DTYPES:
+            raise RecipeError(f"{array.dtype} cannot be stored; dtypes are {', '.join(map(str, DTYPES))}")
+    if stored.kind == "shared" and _range(stored)[1] > symbols.LARGEST_ALPHABET:
+        raise RecipeError(f"a codebook has at most {symbols.LARGEST_ALPHABET} values, not {_range(stored)[1]}")
 
 
 def _encode(stored: Stored, coders: tuple[str, ...], parameters: Mapping[str, Any]) -> bytes:
