@@ -180,3 +180,10 @@ def test_removing_weights_while_training_takes_their_optimizer_state() -> None:
     assert state["exp_avg"][mask].any()
     narrow(model, {"5.weight": every}, optimizer)
     assert torch.equal(bake(model, draft)[1].mask, mask)  # type: ignore[union-attr]
+
+
+def test_a_network_of_three_dimensional_convolutions_trains() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))
+    inputs, targets = torch.randn(4, 1, 3, 3, 3), torch.tensor([0, 1, 0, 1])
+    task = Task([(inputs, targets)], [(inputs, targets)], inputs[:1], F.cross_entropy)
+    assert train(Draft.of(model, task), task, epochs=1, lr=0.1)

@@ -95,7 +95,7 @@ def train(
     """
     accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
     masks = remask.start(draft) if remask else {}
-    model = promises.realise(draft, masks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _laid_out(promises.realise(draft, masks))
     engine = OPTIMIZERS[optimizer](_groups(model, weight_decay), momentum=momentum, lr=lr)
     prepared, engine = accelerator.prepare(model, engine)
     training = _Training(accelerator, task, prepared, engine, loss or task.loss, l1, clip, remask)
@@ -193,6 +193,14 @@ class _Training:
         """The validation score, computed by the main process and told to all."""
         score = evaluate(inner, self.task) if self.accelerator.is_main_process else math.nan
         return float(broadcast(torch.tensor(score, dtype=torch.float64, device=self.accelerator.device)))
+
+
+def _laid_out(model: nn.Module) -> nn.Module:
+    """The model with channels last in memory, in which two-dimensional convolutions are quicker on CPU and GPU alike."""
+    dims = {tensor.dim() for tensor in [*model.parameters(), *model.buffers()]}
+    if 4 in dims and 5 not in dims:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
