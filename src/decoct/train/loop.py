@@ -196,7 +196,7 @@ class _Training:
 
 
 def _laid_out(model: nn.Module) -> nn.Module:
-    """The model with channels last in memory, in which two-dimensional convolutions are quicker on CPU and GPU alike."""
+    """The model with channels last in memory, which makes two-dimensional convolutions quicker on CPU and GPU."""
     dims = {tensor.dim() for tensor in [*model.parameters(), *model.buffers()]}
     if 4 in dims and 5 not in dims:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
