@@ -47,8 +47,8 @@ class KMeans:
 
     bits: width of a code, 1 to 12; also by glob, as {"conv*" = 8, "*" = 5}.
     tensors: glob of the tensors to share; several are joined by commas.
-    init: linear (the paper's best), density, random; sketch (near the optimum, quick at any size) or exact (the optimum,
-        by dynamic programming).
+    init: linear (the paper's best), density, random; sketch (near the optimum, quick at any size) or exact (the
+        optimum, by dynamic programming).
     seed: of the random initialisation.
     retrain: the training of the centroids afterwards, codes frozen; None for none.
     """
