@@ -28,6 +28,7 @@ import numpy as np
 
 from decoct import coding
 from decoct.coding import Stored
+from decoct.coding.reader import varint
 from decoct.errors import FormatError, nearest
 
 FORMAT_VERSION = 1
@@ -124,7 +125,7 @@ def write(
         if bare:
             graph, meta = None, ({"edits": meta["edits"]} if meta.get("edits") else {})
         if graph is not None:
-            chunk = _varint(len(graph)) + _deflate(graph, table[-WINDOW:])
+            chunk = varint(len(graph)) + _deflate(graph, table[-WINDOW:])
             rows.append(_Row("", (), "", len(chunk), zlib.crc32(chunk)))
             chunks.write(chunk)
         _check_meta(meta, "meta")
@@ -158,8 +159,8 @@ def _prologue(rows: list[_Row], table: bytes, meta: Mapping[str, Any], graph: bo
     """Everything before the chunks."""
     tensors = rows[:-1] if graph else rows
     flags = (0 if bare else NAMED) | (META if meta else 0) | (GRAPH if graph else 0)
-    header = bytes([flags]) + _varint(len(tensors))
-    header += b"".join(_varint(row.length) for row in rows)
+    header = bytes([flags]) + varint(len(tensors))
+    header += b"".join(varint(row.length) for row in rows)
     header += b"".join(struct.pack("<I", row.checksum) for row in rows)
     header += _runs([row.dtype for row in tensors])
     if bare:
@@ -167,12 +168,12 @@ def _prologue(rows: list[_Row], table: bytes, meta: Mapping[str, Any], graph: bo
     text = json.dumps(meta, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode() if meta else b""
     description = (b"" if bare else table) + text
     if flags & (NAMED | META):
-        header += _varint(len(description)) + _deflate(description)
+        header += varint(len(description)) + _deflate(description)
     if len(header) > LARGEST_HEADER or len(description) > LARGEST_DESCRIPTION:
         raise FormatError(f"the header would have {len(header)} bytes; the most is {LARGEST_HEADER}")
-    rest = _varint(len(header)) + header
+    rest = varint(len(header)) + header
     length = len(rest) + 4 + sum(row.length for row in rows)
-    start = MAGIC + bytes([FORMAT_VERSION]) + _varint(length) + rest
+    start = MAGIC + bytes([FORMAT_VERSION]) + varint(length) + rest
     return start + struct.pack("<I", zlib.crc32(start))
 
 
@@ -186,8 +187,8 @@ def _table(rows: list[_Row], aliases: Mapping[str, str]) -> bytes:
                 f"{alias} is an alias of {owner!r}, which is no tensor of the file{nearest(owner, places)}"
             )
     described = _described([(row.name, row.shape) for row in rows])
-    tied = b"".join(_text(alias) + _varint(places[owner]) for alias, owner in aliases.items())
-    return described + _varint(len(aliases)) + tied
+    tied = b"".join(_text(alias) + varint(places[owner]) for alias, owner in aliases.items())
+    return described + varint(len(aliases)) + tied
 
 
 def _described(shapes: Iterable[tuple[str, Sequence[int]]]) -> bytes:
@@ -195,35 +196,27 @@ def _described(shapes: Iterable[tuple[str, Sequence[int]]]) -> bytes:
     for name, shape in shapes:
         if len(shape) > LARGEST_RANK:
             raise FormatError(f"{name} has {len(shape)} dimensions; the most is {LARGEST_RANK}")
-        parts += [_text(name), _varint(len(shape)), *(_varint(size) for size in shape)]
+        parts += [_text(name), varint(len(shape)), *(varint(size) for size in shape)]
     return b"".join(parts)
 
 
 def _fingerprint(shapes: Shapes) -> int:
-    return zlib.crc32(_described([(name, tuple(shape)) for name, shape, _ in shapes]) + _varint(0))
+    return zlib.crc32(_described([(name, tuple(shape)) for name, shape, _ in shapes]) + varint(0))
 
 
 def _runs(dtypes: list[str]) -> bytes:
     out, start = b"", 0
     for end in range(1, len(dtypes) + 1):
         if end == len(dtypes) or dtypes[end] != dtypes[start]:
-            out, start = out + _varint(end - start) + bytes([DTYPES.index(dtypes[start])]), end
+            out, start = out + varint(end - start) + bytes([DTYPES.index(dtypes[start])]), end
     return out
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
 
 
 def _text(text: str) -> bytes:
     raw = text.encode()
     if len(raw) > LONGEST_TEXT:
         raise FormatError(f"a name of {len(raw)} bytes is too long; the most is {LONGEST_TEXT}")
-    return _varint(len(raw)) + raw
+    return varint(len(raw)) + raw
 
 
 def _deflate(data: bytes, dictionary: bytes = b"") -> bytes:

@@ -17,6 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
+from decoct.coding.reader import varint
 from decoct.errors import FormatError
 from decoct.file import replacing
 
@@ -130,15 +131,7 @@ def field(number: int, body: bytes | bytearray) -> bytes:
 
 
 def _head(number: int, length: int) -> bytes:
-    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(length)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(length)
 
 
 def _reader(path: Path, start: int, length: int) -> Raw:
