@@ -100,3 +100,13 @@ def test_a_model_of_several_inputs_and_outputs_runs(tmp_path: Path) -> None:
     assert [port["name"] for port in decoct.load(tmp_path / "a.dct").inputs] == ["x", "y"]
     for one, other in zip(draft.model(x, y), found.values(), strict=True):
         torch.testing.assert_close(one.detach(), torch.from_numpy(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.bool, torch.uint8])
+def test_every_dtype_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Module()
+    model.register_buffer("odd", (torch.randn(70, 3) * 3).to(dtype))
+    save(Draft.of(model), tmp_path / "a.dct", graph=False)
+    fresh = nn.Module()
+    fresh.register_buffer("odd", torch.zeros(70, 3, dtype=dtype))
+    assert torch.equal(decoct.load_module(tmp_path / "a.dct", fresh).odd, model.odd)

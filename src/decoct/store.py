@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decoct import __version__, file, graph_weights
 from decoct.apply import extend
-from decoct.coding import Code, Stored
+from decoct.coding import Code, Stored, values
 from decoct.errors import PlanError
 from decoct.export.onnx import to_onnx
 from decoct.file import Entry, open_file
@@ -102,7 +102,7 @@ def load_draft(path: str | Path | bytes, skeleton: nn.Module, call: Call | None 
     _check_fit(opened.label, {name: opened.shape(name) for name in opened.names}, there)
     edits: list[Edit] = []
     for name in opened.names:
-        edits += read_edits(name, opened.stored(name), opened.meta.get("casts", {}).get(name), opened.tensor(name))
+        edits += read_edits(name, opened.stored(name), opened.dtype(name), opened.meta.get("casts", {}).get(name))
     return extend(replace(draft), edits)
 
 
@@ -116,8 +116,11 @@ def load_module(path: str | Path | bytes, skeleton: nn.Module) -> nn.Module:
     return load_draft(path, skeleton).model
 
 
-def read_edits(name: str, held: Stored, cast: str | None, values: np.ndarray) -> list[Edit]:
-    """The edits that a stored tensor stands for: its values, and the promises that its form shows."""
+def read_edits(name: str, held: Stored, dtype: str, cast: str | None) -> list[Edit]:
+    """The edits that a stored tensor of this dtype stands for: its values, and the promises that its form shows.
+
+    cast: the 16-bit float that its codebook was promised to be in, where the form does not show it.
+    """
     edits: list[Edit] = []
     if held.kept is not None:
         mask = torch.zeros(held.size, dtype=torch.bool)
@@ -131,17 +134,17 @@ def read_edits(name: str, held: Stored, cast: str | None, values: np.ndarray) ->
         edits.append(Share(name, torch.from_numpy(codes).view(held.shape), codebook))
         cast = "float16" if held.table.dtype == np.float16 else cast
     else:
-        edits.insert(0, Set({name: _tensor(values, held.dtype)}))
+        edits.insert(0, Set({name: _tensor(values(held), dtype)}))
         shown = {"float16": "float16", "uint16": "bfloat16"}.get(held.data.dtype.name)
         cast = shown if held.kind == "plain" and held.dtype in ("float32", "float64") else None
     return [*edits, *([Cast(name, cast)] if cast else [])]
 
 
-def _tensor(values: np.ndarray, dtype: str) -> Tensor:
+def _tensor(array: np.ndarray, dtype: str) -> Tensor:
     if dtype in ("bfloat16",) or dtype.startswith("float8"):
-        bits = np.ascontiguousarray(values).view(np.uint16 if dtype == "bfloat16" else np.uint8)
-        return torch.from_numpy(bits.copy()).view(getattr(torch, dtype)).reshape(values.shape)
-    return torch.from_numpy(np.array(values))
+        bits = np.ascontiguousarray(array).view(np.uint16 if dtype == "bfloat16" else np.uint8)
+        return torch.from_numpy(bits.copy()).view(getattr(torch, dtype)).reshape(array.shape)
+    return torch.from_numpy(np.array(array))
 
 
 def _check_fit(label: str, held: dict[str, tuple[int, ...]], there: dict[str, Tensor]) -> None:
