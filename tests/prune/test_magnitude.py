@@ -68,6 +68,12 @@ def test_gradual_removal_ends_at_the_density_and_training_never_revives(by: str)
         assert not after.tensors()[name][~after.mask(name)].any()
 
 
+def test_gradual_removal_reaches_the_density_in_a_single_step() -> None:
+    draft, task = small()
+    after = step(draft, Magnitude(density=0.25, gradual=True, retrain=Finetune(epochs=0.25)), task)
+    assert density_of(after, "5.weight") == 0.25
+
+
 def test_pruning_again_goes_on_from_the_mask() -> None:
     draft, task = small()
     once = step(draft, Magnitude(density=0.5), task)

@@ -77,8 +77,8 @@ class Magnitude:
             raise RecipeError(f"quality is above 0, not {self.quality}")
         if isinstance(self.density, Mapping) and self.by != "layer":
             raise RecipeError(f"a density by glob goes with by = 'layer'; by = {self.by!r} takes one number")
-        if self.rounds < 1 or self.every < 1 or not 0 <= self.begin < self.until <= 1:
-            raise RecipeError("rounds and every are at least 1; 0 <= begin < until <= 1")
+        if self.rounds < 1 or self.every < 1 or not 0 <= self.begin < self.until < 1:
+            raise RecipeError("rounds and every are at least 1; 0 <= begin < until < 1")
         if self.gradual and (self.retrain is None or self.by == "quality"):
             raise RecipeError("gradual pruning needs a [step.retrain] to happen in, and a density, not a quality")
 

@@ -56,9 +56,14 @@ class Remask:
         tensors = draft.tensors()
         return {name: torch.ones_like(tensors[name], dtype=torch.bool) for name in self.tensors}
 
+    def last(self, steps: int) -> int:
+        """The step before which masks shrink for the last time."""
+        return min(math.ceil(self.until * steps), steps - 1)
+
     def at(self, step: int, steps: int) -> float | None:
         """How much of the way (0-1) is done if masks are to shrink before this step, else None."""
-        first, last = math.ceil(self.begin * steps), math.ceil(self.until * steps)
+        last = self.last(steps)
+        first = min(math.ceil(self.begin * steps), last)
         if step < first or step > last or (step % self.every and step != last):
             return None
         return min((step / steps - self.begin) / (self.until - self.begin), 1.0) if step < last else 1.0
@@ -138,7 +143,7 @@ class _Training:
                 "epoch", epoch=epoch, epochs=count, loss=loss, validation=score, lr=rate((self.step - 1) / steps),
                 seconds=round(time.perf_counter() - began, 2),
             )  # fmt: skip
-            may_keep = self.remask is None or self.step > math.ceil(self.remask.until * steps)
+            may_keep = self.remask is None or self.step > self.remask.last(steps)
             if may_keep and (keep == "last" or self.task.better(score, best)):
                 best, state = score, {name: each.detach().clone() for name, each in inner.state_dict().items()}
         return state
