@@ -18,6 +18,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m decoct.report.results --check
 	$(BIN)/python -m pytest -q
 	PYTHON=$(BIN)/python bash tests/wheel.sh
 

@@ -35,7 +35,7 @@ def panels(found: list[dict[str, Any]]) -> dict[str, list[Point]]:
             continue
         title = network(result)
         drawn.setdefault(title, [])
-        drawn[title].append((result["bytes"], result["error_percent"], f"decoct, {result['name']}", True))
+        drawn[title].append((result["bytes"], result["error_percent"], _label(result["name"], title), True))
         others = [*published(result), *PUBLISHED.get(title, ())]
         drawn[title].extend(point for point in others if point[2] not in {known[2] for known in drawn[title]})
     return drawn
@@ -57,6 +57,12 @@ def published(result: Mapping[str, Any]) -> Iterator[Point]:
         size = figures.get("bytes") or ("ratio" in figures and result["bytes_raw"] / figures["ratio"])
         if size and "error_percent" in figures:
             yield size, figures["error_percent"], source.partition(",")[0], False
+
+
+def _label(name: str, title: str) -> str:
+    """Our own point: what its name says beyond the network's."""
+    rest = name.lower().removeprefix(title.lower()).strip("-")
+    return f"decoct, {rest}" if rest else "decoct"
 
 
 def main() -> int:

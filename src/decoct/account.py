@@ -46,7 +46,7 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
         "reference_ms": _spread(latencies[0]) if latencies else None,
         "peak_bytes": latencies[1].peak_bytes if latencies else None,
         "sections": contents.sections,
-        "bytes_paper": round(contents.paper_bytes),
+        "bytes_paper": round(contents.paper_bytes) or None,
         "bytes_entropy": round(contents.entropy_bytes, 1),
         "bytes_huffman": coded_bytes(opened, "huffman"),
         "bytes_ans": coded_bytes(opened, "ans"),

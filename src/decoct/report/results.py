@@ -227,7 +227,7 @@ def _claims(claims: Sequence[tuple[Mapping[str, Any], Claim]]) -> str:
 def _accounts(members: Sequence[Mapping[str, Any]]) -> str:
     heads = ("result", "file", "bare", "Huffman", "ANS", "entropy", "paper's own way")
     keys = ("bytes", "bytes_bare", "bytes_huffman", "bytes_ans", "bytes_entropy", "bytes_paper")
-    return _table(heads, [(f"`{each['name']}`", *(_bytes(each.get(key)) for key in keys)) for each in members])
+    return _table(heads, [(f"`{each['name']}`", *(_bytes(each.get(key) or None) for key in keys)) for each in members])
 
 
 def _how(result: Mapping[str, Any]) -> str:
