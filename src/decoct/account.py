@@ -1,4 +1,4 @@
-"""The last row of a run: what the file itself weighs, scores and takes to answer, and what that is made of."""
+"""The rows of a run: what each stage weighs and scores; last the file itself, what it is made of and how quick it is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,44 @@ from decoct import store
 from decoct.bench import Latency, bench
 from decoct.contents import Contents, coded_bytes, inspect
 from decoct.file import File, open_file
-from decoct.measure import layers, raw_bytes, zipped_bytes
+from decoct.measure import Layer, layers, raw_bytes, zipped_bytes
 from decoct.plan import Draft
-from decoct.task import Task
+from decoct.task import Task, evaluate
 
 SECONDS = 2.0
 SLOWER = 1.05
 TOUCHED = 0.5
+
+
+def stage_row(draft: Draft, task: Task, stage: str, coded: int) -> dict[str, Any]:
+    """The figures of one stage; its score is on validation."""
+    parts = layers(draft.model, task.example)
+    return _figures(draft, task, parts) | {
+        "stage": stage,
+        "score": evaluate(draft.model, task),
+        "score_split": "validation",
+        "bytes_coded": coded,
+        "widths": {part.name: part.shape[0] for part in parts if part.macs},
+        "densities": {part.name: part.nonzeros / part.parameters for part in parts if part.macs},
+        "latency_ms": None,
+        "reference_ms": None,
+        "warnings": [],
+    }
+
+
+def _figures(draft: Draft, task: Task, parts: list[Layer]) -> dict[str, Any]:
+    """What the row of a stage and that of the file have in common."""
+    tensors = draft.tensors()
+    return {
+        "score_name": task.score_name,
+        "higher_is_better": task.higher_is_better,
+        "bytes_raw": raw_bytes(tensors),
+        "bytes_zipped": zipped_bytes(tensors),
+        "parameters": sum(part.parameters for part in parts),
+        "nonzeros": sum(part.nonzeros for part in parts),
+        "macs": sum(part.macs for part in parts),
+        "macs_nonzero": sum(part.macs_nonzero for part in parts),
+    }
 
 
 def account(draft: Draft, task: Task, path: Path, reference: Path | None, score: float) -> dict[str, Any]:
@@ -28,20 +59,12 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
     opened = _named(path, draft)
     contents = inspect(opened)
     latencies = bench([reference, path], threads=1, seconds=SECONDS) if reference is not None else []
-    tensors, parts = draft.tensors(), layers(draft.model, task.example)
-    row: dict[str, Any] = {
+    parts = layers(draft.model, task.example)
+    row = _figures(draft, task, parts) | {
         "stage": "file",
         "score": score,
-        "score_name": task.score_name,
-        "higher_is_better": task.higher_is_better,
-        "bytes_raw": raw_bytes(tensors),
-        "bytes_zipped": zipped_bytes(tensors),
         "bytes_coded": path.stat().st_size,
         "bytes_bare": bare_bytes(draft),
-        "parameters": sum(part.parameters for part in parts),
-        "nonzeros": sum(part.nonzeros for part in parts),
-        "macs": sum(part.macs for part in parts),
-        "macs_nonzero": sum(part.macs_nonzero for part in parts),
         "latency_ms": _spread(latencies[1]) if latencies else None,
         "reference_ms": _spread(latencies[0]) if latencies else None,
         "peak_bytes": latencies[1].peak_bytes if latencies else None,
@@ -51,7 +74,7 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
         "bytes_huffman": coded_bytes(opened, "huffman"),
         "bytes_ans": coded_bytes(opened, "ans"),
         "onnx_bytes": onnx.stat().st_size if (onnx := path.with_suffix(".onnx")).exists() else None,
-        "layers": _layers(contents, parts, tensors),
+        "layers": _layers(contents, parts, draft.tensors()),
     }
     row["warnings"] = warnings(row, contents, latencies)
     return row
@@ -68,7 +91,7 @@ def bare_bytes(draft: Draft) -> int:
         return store.save(draft, Path(folder) / "bare.dct", bare=True)
 
 
-def _layers(contents: Contents, parts: list[Any], tensors: dict[str, Any]) -> list[dict[str, Any]]:
+def _layers(contents: Contents, parts: list[Layer], tensors: dict[str, Any]) -> list[dict[str, Any]]:
     work = {part.name: part for part in parts}
     return [
         {

@@ -9,12 +9,12 @@ RUN/log.jsonl     every event             RUN/report.html  the account
 from __future__ import annotations
 
 import json
-import os
 import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,17 +23,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from decoct import store
-from decoct.account import account
+from decoct.account import account, stage_row
 from decoct.errors import PlanError, RecipeError, TaskError, TraceError, TrainingError
 from decoct.events import emit, listening
 from decoct.file import open_file, replacing
-from decoct.measure import histogram, layers, raw_bytes, zipped_bytes
+from decoct.measure import histogram
 from decoct.method import Method, check, timed_step
 from decoct.plan import Draft
 from decoct.recipe import Recipe
 from decoct.report import page
+from decoct.report.results import machine
 from decoct.runtime import Runtime, load
 from decoct.task import Split, Task, call, evaluate
 
@@ -101,11 +103,11 @@ class _Run:
         self.folder, self.recipe, self.task, self.resume = folder, recipe, task, resume
         self.drafts = folder / "drafts"
         self.rows = folder / "rows.jsonl"
-        self.began = time.perf_counter()
+        self.stages = ["start", *(f"{number} {name}" for number, name in enumerate(recipe.names(), start=1))]
 
     def go(self, start: Draft) -> Draft:
-        if not is_main_process():  # another process of the same training: it computes and writes nothing
-            return compress(start.model, self.recipe, self.task)
+        if not is_main_process():
+            return self._follow(start)
         self._open()
         with ExitStack() as stack:
             log = stack.enter_context((self.folder / "log.jsonl").open("a", buffering=1))
@@ -124,31 +126,42 @@ class _Run:
         if self.resume and written.exists() and written.read_text() != text:
             raise RecipeError(f"{self.folder} was begun with another recipe ({written}); resume with that one")
         self.drafts.mkdir(parents=True, exist_ok=True)
-        write_text(written, text)
+        page.replace_text(written, text)
+
+    def _follow(self, start: Draft) -> Draft:
+        """What another process of the same training does: the steps that the main one does, writing nothing."""
+        done = told(-1)
+        draft = store.load_draft(self._path(done), start.model, start.call) if done >= 0 else start
+        for number in range(max(done, 0) + 1, len(self.stages)):
+            draft = self._step(draft, number)
+        return draft
 
     def _steps(self, start: Draft) -> Draft:
-        names, methods = self.recipe.names(), self.recipe.methods()
-        stages = ["start", *(f"{number} {name}" for number, name in enumerate(names, start=1))]
-        paths = [
-            self.drafts / f"{number:02}-{stage.split()[-1].replace(':', '.')}.dct"
-            for number, stage in enumerate(stages)
-        ]
-        done = max((number for number, path in enumerate(paths) if path.exists()), default=-1)
+        done = told(max((number for number in range(len(self.stages)) if self._path(number).exists()), default=-1))
         draft = start
         if done >= 0:
-            draft = store.load_draft(paths[done], start.model, start.call)
-            emit("progress", what=f"resumed after {stages[done]}", done=done, total=len(names))
+            draft = store.load_draft(self._path(done), start.model, start.call)
+            emit("progress", what=f"resumed after {self.stages[done]}", done=done, total=len(self.stages) - 1)
         rows = {row["stage"]: row for row in read_rows(self.rows)}
-        self._keep([rows[stage] for stage in stages[: done + 1] if stage in rows])
-        for number in range(max(done, 0), len(stages)):
+        self._keep([rows[stage] for stage in self.stages[: done + 1] if stage in rows])
+        for number in range(max(done, 0), len(self.stages)):
             began = time.perf_counter()
             if number > done and number:
-                draft = _step(draft, methods[number - 1], self.task, number, names[number - 1], self.recipe.seed)
+                draft = self._step(draft, number)
             seconds = time.perf_counter() - began
-            size = store.save(draft, paths[number], graph=False)
-            if number > done or stages[number] not in rows:
-                self._row(draft, stages[number], size, seconds)
+            if number > done:
+                store.save(draft, self._path(number), graph=False)
+            if number > done or self.stages[number] not in rows:
+                self._row(draft, self.stages[number], self._path(number).stat().st_size, seconds)
         return draft
+
+    def _step(self, draft: Draft, number: int) -> Draft:
+        name, method = self.recipe.names()[number - 1], self.recipe.methods()[number - 1]
+        return _step(draft, method, self.task, number, name, self.recipe.seed)
+
+    def _path(self, number: int) -> Path:
+        """Where the draft after so many steps lies."""
+        return self.drafts / f"{number:02}-{self.stages[number].split()[-1].replace(':', '.')}.dct"
 
     def _row(self, draft: Draft, stage: str, coded: int, seconds: float) -> None:
         row = stage_row(draft, self.task, stage, coded) | {"seconds": round(seconds, 2)}
@@ -161,7 +174,7 @@ class _Run:
         emit("row", **row)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
-        write_text(self.rows, "".join(json.dumps(row) + "\n" for row in rows))
+        page.replace_text(self.rows, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _finish(self, draft: Draft) -> None:
         """The file, its last row, and the report."""
@@ -187,7 +200,7 @@ class _Run:
         """The draft after the trainings that a recipe begins with: what the result is held against."""
         names = self.recipe.names()
         last = next((number for number, name in enumerate(names) if not name.startswith("train.")), len(names))
-        return store.load_draft(sorted(self.drafts.glob(f"{last:02}-*.dct"))[0], draft.model, draft.call)
+        return store.load_draft(self._path(last), draft.model, draft.call)
 
     def _reference(self, draft: Draft) -> Path:
         """The uncompressed model as a file that runs, to be timed beside the result."""
@@ -225,25 +238,28 @@ def _numpy(value: Any) -> Any:
 
 
 def agree(draft: Draft, path: Path, tolerance: float = 1e-3) -> None:
-    """TraceError unless file and draft give the same outputs on a random input like the example.
+    """TraceError unless file and draft give the same outputs, to `tolerance`; see :func:`gap`."""
+    found = gap(draft, path)
+    if not found <= tolerance:
+        raise TraceError(
+            f"the file's outputs differ from the model's by {found:.2e} of the largest; allowed {tolerance}"
+        )
 
-    tolerance: largest difference, as a share of the largest output.
+
+def gap(draft: Draft, path: Path) -> float:
+    """The largest difference between a file's outputs and its draft's, as a share of the largest output.
+
+    Both see one random input like the example (whole numbers as they are in it).
     """
     assert draft.call is not None
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.utils._pytree.tree_map(lambda value: _like(value, generator), draft.call.example)
-    model = draft.model.eval()
+    inputs = tree_map(lambda value: _like(value, generator), draft.call.example)
+    model = deepcopy(draft.model).eval()
     with torch.no_grad():
-        expected = call(model, inputs)
-    found = call(as_callable(load(path)), inputs)
-    pairs = zip(torch.utils._pytree.tree_leaves(expected), torch.utils._pytree.tree_leaves(found), strict=False)
-    for one, other in pairs:
-        if isinstance(one, torch.Tensor) and one.is_floating_point():
-            gap = float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
-            if not gap <= tolerance:
-                raise TraceError(
-                    f"the file's outputs differ from the model's by {gap:.2e} of the largest; allowed {tolerance}"
-                )
+        expected = tree_leaves(call(model, inputs))
+    found = tree_leaves(call(as_callable(load(path)), inputs))
+    pairs = [(one, other) for one, other in zip(expected, found, strict=False) if one.is_floating_point()]
+    return max((float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs), default=0.0)
 
 
 def _like(value: Any, generator: torch.Generator) -> Any:
@@ -252,50 +268,14 @@ def _like(value: Any, generator: torch.Generator) -> Any:
     return value
 
 
-def stage_row(draft: Draft, task: Task, stage: str, coded: int) -> dict[str, Any]:
-    """The figures of one stage; its score is on validation."""
-    tensors = draft.tensors()
-    parts = layers(draft.model, task.example)
-    return {
-        "stage": stage,
-        "score": evaluate(draft.model, task),
-        "score_split": "validation",
-        "score_name": task.score_name,
-        "higher_is_better": task.higher_is_better,
-        "bytes_raw": raw_bytes(tensors),
-        "bytes_zipped": zipped_bytes(tensors),
-        "bytes_coded": coded,
-        "parameters": sum(part.parameters for part in parts),
-        "nonzeros": sum(part.nonzeros for part in parts),
-        "macs": sum(part.macs for part in parts),
-        "macs_nonzero": sum(part.macs_nonzero for part in parts),
-        "widths": {part.name: part.shape[0] for part in parts if part.macs},
-        "densities": {part.name: part.nonzeros / part.parameters for part in parts if part.macs},
-        "latency_ms": None,
-        "reference_ms": None,
-        "warnings": [],
-    }
-
-
 def environment() -> dict[str, Any]:
     """Versions and machine, for the log and the results."""
     return {
         **{name: version(name) for name in VERSIONS},
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": cpu_name(),
-        "cores": os.cpu_count(),
+        **machine(),
         "threads": torch.get_num_threads(),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def is_main_process() -> bool:
@@ -303,6 +283,13 @@ def is_main_process() -> bool:
     from accelerate import PartialState
 
     return PartialState().is_main_process
+
+
+def told(value: int) -> int:
+    """What the main process says: `value` there, and the same in every other process."""
+    from accelerate.utils import broadcast_object_list
+
+    return int(broadcast_object_list([value])[0])
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -314,12 +301,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 def _log(file: Any, event: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from decoct import store
 from decoct.apply import apply, extend
 from decoct.method import Method
 from decoct.plan import Draft, Edit, from_json, to_json
-from decoct.runtime import load
-from decoct.task import Task, call
+from decoct.run import gap
+from decoct.task import Task
 
 
 class MethodError(AssertionError):
@@ -83,14 +83,9 @@ def _check_file(method: Method, before: Draft, after: Draft, tolerance: float) -
                 raise MethodError(f"{method}: a tensor changes on its way through the file (bare: {bare})")
             if {type(edit) for edit in after.plan} - {type(edit) for edit in read.plan} - _of_the_file():
                 raise MethodError(f"{method}: a promise is lost on its way through the file (bare: {bare})")
-        runtime = load(path)
-    assert after.call is not None
-    with torch.no_grad():
-        expected = call(after.model.eval(), after.call.example)
-    found = torch.from_numpy(runtime(after.call.example.numpy()))
-    gap = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not gap <= tolerance:
-        raise MethodError(f"{method}: the file's outputs differ by {gap:.2e} of the largest")
+        found = gap(after, path)
+    if not found <= tolerance:
+        raise MethodError(f"{method}: the file's outputs differ by {found:.2e} of the largest")
 
 
 def _of_the_file() -> set[type]:

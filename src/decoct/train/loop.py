@@ -212,19 +212,14 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights and codebooks first, with weight decay; then the rest, without."""
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    codebooks = promises.codebooks(model)
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            codebook = ".parametrizations." in f".{name}" and parameter.dim() == 1 and _from_codebook(model, name)
-            (decayed if parameter.dim() > 1 or codebook else rest).append(parameter)
+            (decayed if parameter.dim() > 1 or id(parameter) in codebooks else rest).append(parameter)
     if not decayed and not rest:
         raise TaskError("the model has no parameter to train")
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return groups if decayed else groups[1:]
-
-
-def _from_codebook(model: nn.Module, name: str) -> bool:
-    path = name.replace("parametrizations.", "").removesuffix(".original")
-    return promises.binding(model, path, promises.FromCodebook) is not None
 
 
 def _batches(loader: Any, accelerator: Accelerator) -> Any:

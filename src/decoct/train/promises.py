@@ -169,6 +169,12 @@ def trained(model: nn.Module, name: str) -> Tensor:
     return getattr(module, leaf)
 
 
+def codebooks(model: nn.Module) -> set[int]:
+    """The identities of the trained tensors that are codebooks."""
+    lists = [each for each in model.modules() if isinstance(each, parametrize.ParametrizationList)]
+    return {id(each.original) for each in lists if isinstance(each[0], FromCodebook)}
+
+
 def narrow(model: nn.Module, masks: Masks, optimizer: torch.optim.Optimizer) -> None:
     """Remove more entries while training: masks only shrink, and removed weights lose value and optimizer state."""
     with torch.no_grad():
