@@ -1,4 +1,4 @@
-"""The rows of a run: what each stage weighs and scores; last the file itself, what it is made of and how quick it is."""
+"""The rows of a run: what each stage weighs and scores; last the file itself, what it is made of, how quick it is."""
 
 from __future__ import annotations
 
