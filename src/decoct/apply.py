@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from decoct.errors import PlanError, nearest
-from decoct.plan import Cast, Code, Draft, Edit, Set, Share, Zero, merge, tied
+from decoct.plan import BINDING, Attribute, Cast, Code, Draft, Edit, Keep, Set, Share, Structure, Zero, merge, tied
+from decoct.surgery import reshape
 
 
 def extend(draft: Draft, edits: Iterable[Edit]) -> Draft:
@@ -20,13 +22,13 @@ def extend(draft: Draft, edits: Iterable[Edit]) -> Draft:
     """
     edits = [_owned(draft, edit) for edit in edits]
     plan = merge(draft.plan, edits)
-    touched = {name for edit in edits for name in (edit.tensors if isinstance(edit, Set) else [edit.tensor])}
+    touched = {name for edit in edits for name in _names(edit)}
     carried = [edit for edit in plan if isinstance(edit, Share) and edit.tensor in touched]
     model = apply(draft.model, [*edits, *carried])
-    after = replace(draft, model=model, plan=plan)
+    after = replace(draft, model=model, plan=merge(plan, _remade(edits, model)))
     tensors = after.tensors()
     for edit in plan:
-        if not isinstance(edit, Set) and edit.tensor in touched:
+        if isinstance(edit, BINDING) and edit.tensor in touched:
             _check(edit, tensors[edit.tensor])
     return after
 
@@ -34,12 +36,36 @@ def extend(draft: Draft, edits: Iterable[Edit]) -> Draft:
 def apply(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     """A copy of `model` with the edits done in their order; the model given is untouched."""
     model = deepcopy(model)
-    tensors = dict(model.state_dict(keep_vars=True))
-    with torch.no_grad():
-        for edit in edits:
-            for name, values in _writes(edit, tensors):
-                tensors[name].copy_(values)
+    for shapes, run in groupby(edits, lambda edit: isinstance(edit, Structure)):
+        if shapes:
+            reshape(model, run)  # type: ignore[arg-type]
+            continue
+        tensors = dict(model.state_dict(keep_vars=True))
+        with torch.no_grad():
+            for edit in run:
+                for name, values in _writes(edit, tensors):
+                    tensors[name].copy_(values)
     return model
+
+
+def _names(edit: Edit) -> Iterable[str]:
+    """The tensors that an edit is about."""
+    if isinstance(edit, Attribute):
+        return []
+    return edit.tensors if isinstance(edit, Set) else [edit.tensor]
+
+
+def _remade(edits: Iterable[Edit], model: nn.Module) -> list[Edit]:
+    """The values that cut parametrized tensors are made of from now on."""
+    roots = {edit.tensor for edit in edits if isinstance(edit, Keep)}
+    state = model.state_dict()
+    values = {
+        name: state[name].clone()
+        for path, _, leaf in (root.rpartition(".") for root in roots if root not in state)
+        for name in state
+        if name.startswith(f"{path}.parametrizations.{leaf}.".removeprefix("."))
+    }
+    return [Set(values)] if values else []
 
 
 def _writes(edit: Edit, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
@@ -88,12 +114,34 @@ def _owned(draft: Draft, edit: Edit) -> Edit:
     aliases = tied(draft.model)
     if isinstance(edit, Set):
         return Set({aliases.get(name, name): values for name, values in edit.tensors.items()})
+    if isinstance(edit, Attribute):
+        return edit
     return replace(edit, tensor=aliases.get(edit.tensor, edit.tensor))
 
 
 def between(before: Draft, after: Draft) -> list[Edit]:
-    """The edits that lead from one draft to a later one of the same structure."""
+    """The edits that lead from one draft to a later one."""
+    earlier = {(edit.tensor, edit.dim): edit for edit in before.structure() if isinstance(edit, Keep)}
+    structure: list[Edit] = [
+        edit if isinstance(edit, Attribute) else _since(edit, earlier.get((edit.tensor, edit.dim)))
+        for edit in after.structure()
+    ]
+    structure = [edit for edit in structure if isinstance(edit, Attribute) or len(edit.index) < edit.size]  # type: ignore[union-attr]
     old, new = before.tensors(), after.tensors()
+    for edit in structure:
+        if isinstance(edit, Keep) and edit.tensor in old:
+            old[edit.tensor] = edit.of(old[edit.tensor])
     shared = {edit.tensor for edit in after.plan if isinstance(edit, Share)}
-    values = {name: new[name] for name in new if name not in shared and not torch.equal(new[name], old[name])}
-    return [*([Set(values)] if values else []), *(edit for edit in after.plan if not isinstance(edit, Set))]
+    values = {
+        name: new[name]
+        for name in new
+        if name not in shared and not (old[name].shape == new[name].shape and torch.equal(new[name], old[name]))
+    }
+    return [*structure, *([Set(values)] if values else []), *(edit for edit in after.plan if isinstance(edit, BINDING))]
+
+
+def _since(keep: Keep, earlier: Keep | None) -> Keep:
+    """A Keep that counts from where `earlier` left off."""
+    if earlier is None:
+        return keep
+    return replace(keep, index=torch.searchsorted(earlier.index, keep.index), size=len(earlier.index))

@@ -23,7 +23,7 @@ DTYPES = (
     "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64",
     "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "complex64",
 )  # fmt: skip
-EDITS = ("Keep", "Factor", "Replace")
+EDITS = ("Keep", "Attribute", "Factor", "Replace")
 NAMED, META, GRAPH = 1, 2, 4
 LONGEST_PROLOGUE = 24
 LARGEST_HEADER = LARGEST_DESCRIPTION = 64 << 20

@@ -5,6 +5,11 @@
     Share(tensor, codes, codebook)   promise: equal codes keep one value
     Cast(tensor, dtype)              promise: every value is one of a 16-bit float
     Code(tensor, coder, parameters)  how the file stores the tensor
+    Keep(tensor, dim, index, size)   physically keep these positions of a dimension, no others
+    Attribute(module, name, value)   a number of a module that counts what was kept
+
+Keep and Attribute are the structure of a draft and come first in its plan; what is promised of a tensor is carried
+through a later Keep.
 
 A plan keeps only what still matters: later edits of a tensor supersede or refine the earlier. A promise is carried
 through later edits or the edit is refused with PlanError; it is never dropped silently.
@@ -83,8 +88,43 @@ class Cast:
         return values.clamp(-largest, largest).to(FLOAT16[self.dtype]).to(values.dtype)
 
 
-Edit = Set | Zero | Share | Cast | Code
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Set, Zero, Share, Cast, Code)}
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Of the `size` positions of dimension `dim` of a tensor keep those in `index` (kept,), ascending; drop the others.
+
+    A parametrized tensor (weight_norm) is named as its module has it: ``conv.weight``.
+    """
+
+    tensor: str
+    dim: int
+    index: Tensor
+    size: int
+
+    def of(self, values: Tensor) -> Tensor:
+        """The positions that are kept of a tensor of the same shape."""
+        return values.index_select(self.dim, self.index.to(values.device))
+
+    def after(self, earlier: Keep) -> Keep:
+        """One Keep that does what `earlier` and then this one do."""
+        return replace(self, index=earlier.index[self.index], size=earlier.size)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A whole number (or a tuple of them) of a module that counts channels, heads or groups: ``conv.groups = 8``."""
+
+    module: str
+    name: str
+    value: int
+
+
+Structure = Keep | Attribute
+Edit = Set | Zero | Share | Cast | Code | Keep | Attribute
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Set, Zero, Share, Cast, Code, Keep, Attribute)}
+
+
+BINDING = (Zero, Share, Cast, Code)
+"""The edits that bind one tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +159,11 @@ class Draft:
 
     def promises(self, tensor: str) -> dict[type, Any]:
         """The edits that bind a tensor, by kind."""
-        return {type(edit): edit for edit in self.plan if not isinstance(edit, Set) and edit.tensor == tensor}
+        return {type(edit): edit for edit in self.plan if isinstance(edit, BINDING) and edit.tensor == tensor}
+
+    def structure(self) -> list[Structure]:
+        """The edits that changed shapes, relative to the module that the plan began with."""
+        return [edit for edit in self.plan if isinstance(edit, Structure)]
 
     def mask(self, tensor: str) -> Tensor | None:
         """Which entries of a tensor may differ from zero, or None where all may."""
@@ -155,11 +199,25 @@ def tied(model: nn.Module) -> dict[str, str]:
 def merge(plan: Iterable[Edit], edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """Append edits to a plan and keep what still matters; PlanError where a promise would be dropped.
 
-    The result is canonical: one Set, then each tensor's promises and coder, in the order in which tensors were named.
+    The result is canonical: what changes shapes, one Set, then each tensor's promises and coder, in the order in which
+    tensors were named.
     """
+    kept: dict[tuple[str, int], Keep] = {}
+    counts: dict[tuple[str, str], Attribute] = {}
     values: dict[str, Tensor] = {}
     bound: dict[str, dict[type, Any]] = {}
     for edit in [*plan, *edits]:
+        if isinstance(edit, Attribute):
+            counts[edit.module, edit.name] = edit
+            continue
+        if isinstance(edit, Keep):
+            place = (edit.tensor, edit.dim)
+            kept[place] = edit.after(kept[place]) if place in kept else edit
+            if edit.tensor in values:
+                values[edit.tensor] = edit.of(values[edit.tensor])
+            if edit.tensor in bound:
+                bound[edit.tensor] = _cut(bound[edit.tensor], edit)
+            continue
         if isinstance(edit, Set):
             values |= {
                 name: new for name, new in edit.tensors.items() if not _is_shared(bound.get(name, {}), name, new)
@@ -173,8 +231,18 @@ def merge(plan: Iterable[Edit], edits: Iterable[Edit]) -> tuple[Edit, ...]:
         _carry(found, type(edit))
         if isinstance(edit, Share):
             values.pop(edit.tensor, None)
-    ordered = [found[kind] for found in bound.values() for kind in (Zero, Share, Cast, Code) if kind in found]
-    return (*([Set(values)] if values else []), *ordered)
+    ordered = [found[kind] for found in bound.values() for kind in BINDING if kind in found]
+    return (*kept.values(), *counts.values(), *([Set(values)] if values else []), *ordered)
+
+
+def _cut(found: dict[type, Any], keep: Keep) -> dict[type, Any]:
+    """The promises of one tensor, carried through a Keep of it."""
+    cut = dict(found)
+    if Zero in found:
+        cut[Zero] = replace(found[Zero], mask=keep.of(found[Zero].mask))
+    if Share in found:
+        cut[Share] = replace(found[Share], codes=keep.of(found[Share].codes))
+    return cut
 
 
 def _is_shared(found: dict[type, Any], name: str, new: Tensor) -> bool:

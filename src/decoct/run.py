@@ -114,7 +114,7 @@ class _Run:
             stack.enter_context(listening(lambda event: _log(log, event)))
             emit("environment", **environment(), seed=self.recipe.seed, recipe_hash=self.recipe.hash)
             draft = self._steps(start)
-            self._finish(draft)
+            self._finish(start, draft)
         return draft
 
     def _open(self) -> None:
@@ -176,17 +176,17 @@ class _Run:
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         page.replace_text(self.rows, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _finish(self, draft: Draft) -> None:
+    def _finish(self, start: Draft, draft: Draft) -> None:
         """The file, its last row, and the report."""
         path, bare = self.folder / "model.dct", self.recipe.file.bare
         store.save(draft, path, bare=bare)
-        reference = None if bare else self._reference(draft)
+        reference = None if bare else self._reference(start)
         if not bare:
             agree(draft, path)
             with replacing(self.folder / "model.onnx") as file:
                 file.write(load(path).onnx().SerializeToString(deterministic=True))
-        score, split = evaluate_file(path, draft.model, self.task)
-        before = evaluate(self._uncompressed(draft).model, self.task, split)
+        score, split = evaluate_file(path, start.model, self.task)
+        before = evaluate(self._uncompressed(start).model, self.task, split)
         row = account(draft, self.task, path, reference, score) | {"score_split": split, "score_before": before}
         rows = [each for each in read_rows(self.rows) if each["stage"] != "file"]
         row["seconds"] = round(sum(each["seconds"] for each in rows), 2)
@@ -196,17 +196,17 @@ class _Run:
         emit("row", **row)
         page.write([self.folder], self.folder / "report.html")
 
-    def _uncompressed(self, draft: Draft) -> Draft:
+    def _uncompressed(self, start: Draft) -> Draft:
         """The draft after the trainings that a recipe begins with: what the result is held against."""
         names = self.recipe.names()
         last = next((number for number, name in enumerate(names) if not name.startswith("train.")), len(names))
-        return store.load_draft(self._path(last), draft.model, draft.call)
+        return store.load_draft(self._path(last), start.model, start.call)
 
-    def _reference(self, draft: Draft) -> Path:
+    def _reference(self, start: Draft) -> Path:
         """The uncompressed model as a file that runs, to be timed beside the result."""
         path = self.drafts / "reference.dct"
         if not path.exists():
-            store.save(replace(self._uncompressed(draft), plan=()), path)
+            store.save(replace(self._uncompressed(start), plan=()), path)
         return path
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from decoct import __version__, file, graph_weights
 from decoct.apply import extend
 from decoct.coding import Code, Stored, values
-from decoct.errors import PlanError
+from decoct.errors import FormatError, PlanError
 from decoct.export.onnx import to_onnx
 from decoct.file import Entry, open_file
-from decoct.plan import FLOAT16, ZERO_CODE, Call, Cast, Draft, Edit, Set, Share, Zero, tied
+from decoct.plan import (
+    FLOAT16, ZERO_CODE, Attribute, Call, Cast, Draft, Edit, Keep, Set, Share, Structure, Zero, tied,
+)  # fmt: skip
 
 
 def save(draft: Draft, path: str | Path, *, bare: bool = False, graph: bool = True) -> int:
@@ -31,6 +34,8 @@ def save(draft: Draft, path: str | Path, *, bare: bool = False, graph: bool = Tr
     meta: dict[str, Any] = {"decoct": __version__}
     if casts := {edit.tensor: edit.dtype for edit in draft.plan if isinstance(edit, Cast) and _hidden(draft, edit)}:
         meta["casts"] = casts
+    if structure := draft.structure():
+        meta["edits"] = [_described(edit) for edit in structure]
     stripped = None
     if graph and not bare:
         stripped, about = _graph(draft)
@@ -95,7 +100,9 @@ def load_draft(path: str | Path | bytes, skeleton: nn.Module, call: Call | None 
     Raises FormatError for a damaged file, PlanError where file and skeleton do not fit.
     """
     opened = open_file(path)
-    draft = Draft(skeleton, (), call)
+    draft = extend(
+        Draft(skeleton, (), call), [_structural(edit, opened.label) for edit in opened.meta.get("edits", [])]
+    )
     there = draft.tensors()
     if opened.bare:
         opened.bind(signature(draft))
@@ -104,6 +111,33 @@ def load_draft(path: str | Path | bytes, skeleton: nn.Module, call: Call | None 
     for name in opened.names:
         edits += read_edits(name, opened.stored(name), opened.dtype(name), opened.meta.get("casts", {}).get(name))
     return extend(replace(draft), edits)
+
+
+def _described(edit: Structure) -> dict[str, Any]:
+    """An edit of structure as the meta of a file has it; what is kept as a bitmap, most significant bit first."""
+    if isinstance(edit, Attribute):
+        return {"edit": "Attribute", "module": edit.module, "name": edit.name, "value": edit.value}
+    bits = np.zeros(edit.size, dtype=bool)
+    bits[edit.index.numpy()] = True
+    kept = base64.b64encode(np.packbits(bits).tobytes()).decode()
+    return {"edit": "Keep", "tensor": edit.tensor, "dim": edit.dim, "size": edit.size, "kept": kept}
+
+
+def _structural(edit: Mapping[str, Any], label: str) -> Structure:
+    """The edit that :func:`_described` wrote; FormatError for what cannot be one."""
+    try:
+        if edit["edit"] == "Attribute":
+            return Attribute(str(edit["module"]), str(edit["name"]), int(edit["value"]))
+        if edit["edit"] == "Keep":
+            size, dim = int(edit["size"]), int(edit["dim"])
+            raw = np.frombuffer(base64.b64decode(edit["kept"], validate=True), np.uint8)
+            bits = np.unpackbits(raw)
+            if size < 1 or dim < 0 or len(raw) != (size + 7) // 8 or bits[size:].any() or not bits.any():
+                raise ValueError("the bitmap does not fit the size")
+            return Keep(str(edit["tensor"]), dim, torch.from_numpy(np.flatnonzero(bits)), size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{label}: a damaged edit of structure: {error}") from error
+    raise FormatError(f"{label}: this decoct cannot do the edit {edit['edit']!r}")
 
 
 def signature(draft: Draft) -> list[tuple[str, tuple[int, ...], str]]:

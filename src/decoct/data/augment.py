@@ -1,7 +1,9 @@
-"""Random warps of a batch of images: shift, rotation, zoom, shear and an elastic field, in one bilinear resampling.
+"""Random changes of a batch of training images: warps, in one bilinear resampling, and crops with mirroring.
 
 Patrice Simard, Dave Steinkraus, John Platt: Best Practices for Convolutional Neural Networks Applied to Visual Document
 Analysis. ICDAR 2003: affine and elastic distortions of digits.
+Chen-Yu Lee, Saining Xie, Patrick Gallagher, Zhengyou Zhang, Zhuowen Tu: Deeply-Supervised Nets. AISTATS 2015,
+arXiv 1409.5185: crops and mirror images of CIFAR-10, as He 2016 and most since take them.
 """
 
 from __future__ import annotations
@@ -50,6 +52,29 @@ class Warp:
             bend = _spread(height) @ noise @ _spread(width).T
             read_x, read_y = read_x + bend[0], read_y + bend[1]
         return torch.stack((read_x * 2 / width, read_y * 2 / height), dim=-1)
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """A random crop of its own size from each image with a black border, and the mirror image of every other.
+
+    pad: width of the border in pixels. flip: whether an image is mirrored, with probability one half.
+    """
+
+    pad: int = 4
+    flip: bool = True
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Shift and mirror a float batch (batch, channels, height, width), before it is normalised: black is zero."""
+        count, channels, height, width = images.shape
+        down, right = torch.randint(2 * self.pad + 1, (2, count, 1))
+        y = down + torch.arange(height)  # (batch, height)
+        x = right + torch.arange(width)  # (batch, width)
+        if self.flip:
+            x = torch.where(torch.rand(count, 1) < 0.5, x.flip(1), x)
+        padded = F.pad(images, (self.pad,) * 4)
+        picture, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+        return padded[picture, channel, y[:, None, :, None], x[:, None, None, :]]
 
 
 def _draw(count: int) -> Tensor:

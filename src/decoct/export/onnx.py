@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 import onnx
+import onnx.numpy_helper
 import torch
 from torch import Tensor, nn
 
@@ -44,8 +45,7 @@ def to_onnx(model: nn.Module, example: Any) -> onnx.ModelProto:
             cause = error.__cause__ or error
             raise TraceError(f"torch cannot export {type(model).__name__} to ONNX: {first_line(cause)}") from error
     assert program is not None
-    proto = program.model_proto
-    return _named_outputs(proto)
+    return _named_outputs(_without_zero_biases(program.model_proto))
 
 
 def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
@@ -81,6 +81,51 @@ def _named_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
                     if name == old:
                         names[place] = "output"
     return proto
+
+
+def _without_zero_biases(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Take away the zeros that the exporter computes for the bias of a convolution that has none.
+
+    They hide from the runtime that convolution, BatchNorm and ReLU can be one operation, and cost it a third of its speed.
+    """
+    graph = proto.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    values = {each.name: each for each in graph.initializer}
+    for node in graph.node:
+        if (
+            node.op_type in ("Conv", "ConvTranspose")
+            and len(node.input) == 3
+            and _is_zero(node.input[2], makers, values)
+        ):
+            del node.input[2]
+    while True:
+        read = {name for node in graph.node for name in node.input} | {port.name for port in graph.output}
+        unread = [node for node in graph.node if not read.intersection(node.output)]
+        if not unread:
+            return proto
+        for node in unread:
+            graph.node.remove(node)
+
+
+def _is_zero(name: str, makers: Mapping[str, onnx.NodeProto], values: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a value is a single constant zero, spread over a shape."""
+    if name in values:
+        return _all_zero(values[name])
+    node = makers.get(name)
+    if node is None:
+        return False
+    if node.op_type == "Constant":
+        (held,) = node.attribute
+        return (
+            _all_zero(held.t)
+            if held.HasField("t")
+            else held.name in ("value_float", "value_int") and not held.f + held.i
+        )
+    return node.op_type in ("Expand", "CastLike", "Cast") and _is_zero(node.input[0], makers, values)
+
+
+def _all_zero(tensor: onnx.TensorProto) -> bool:
+    return bool(len(tensor.dims) == 0 or list(tensor.dims) == [1]) and not onnx.numpy_helper.to_array(tensor).any()
 
 
 @contextlib.contextmanager

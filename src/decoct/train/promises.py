@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from decoct.plan import ZERO_CODE, Cast, Draft, Edit, Set, Share, Zero, tied
+from decoct.plan import BINDING, ZERO_CODE, Cast, Draft, Edit, Set, Share, Zero, tied
 
 Masks = dict[str, Tensor]
 
@@ -101,7 +101,7 @@ def realise(draft: Draft, also_masked: Masks | None = None) -> nn.Module:
     aliases = tied(model)
     masks = also_masked or {}
     parameters = {name for name, _ in model.named_parameters()}
-    names = dict.fromkeys(edit.tensor for edit in draft.plan if not isinstance(edit, Set))
+    names = dict.fromkeys(edit.tensor for edit in draft.plan if isinstance(edit, BINDING))
     for name in [name for name in (*names, *(mask for mask in masks if mask not in names)) if name in parameters]:
         bindings = _bindings(draft.promises(name), masks.get(name))
         for each in bindings:

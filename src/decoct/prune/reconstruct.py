@@ -1,0 +1,181 @@
+"""What the readers of removed channels can make up for, before any training.
+
+absorbed   a reader with a bias takes over the mean of what it no longer sees: b + sum_i W_i E[x_i]. For a channel
+           that is constant this is exact, but for borders padded with zeros.
+fitted     a reader's weights are fitted by least squares, so that it gives on the channels that are left what it
+           gave on all of them: min || Y - W X' ||^2, layer by layer, each on the inputs that it will really have.
+           Yihui He, Xiangyu Zhang, Jian Sun: Channel Pruning for Accelerating Very Deep Neural Networks.
+           ICCV 2017, arXiv 1707.06168.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoct.events import emit
+from decoct.graph.tape import plain
+from decoct.plan import Draft, Edit, Set
+from decoct.task import Task, call, device_of, to_device
+
+Positions = Mapping[tuple[str, int], np.ndarray]
+ROWS = 4096
+"""Input patches of a batch that a fit looks at, at the most."""
+DAMPING = 1e-3
+"""Pull towards the weights as they are, in shares of the mean square of an input."""
+
+
+def absorbed(before: Draft, after: Draft, task: Task, gone: Positions, batches: int) -> list[Edit]:
+    """A Set of the biases of the layers that lost inputs; nothing for layers without a bias."""
+    old = plain(before.model)
+    names = [name for name, layer in _readers(old, gone).items() if layer.bias is not None]
+    sums: dict[str, Tensor] = {}
+    with _watching(old, names, lambda name, layer, inputs, _: _add(sums, name, _channel_means(layer, inputs))):
+        count = _run([old], task, batches)
+    values = {}
+    tensors = after.tensors()
+    for name in names:
+        layer: Any = old.get_submodule(name)
+        lost = torch.from_numpy(np.flatnonzero(gone[f"{name}.weight", 1]))
+        shift = layer.weight.detach().flatten(2).sum(2) if layer.weight.dim() > 2 else layer.weight.detach()
+        shift = shift[:, lost].double() @ (sums[name] / count)[lost]
+        if (rows := gone.get((f"{name}.weight", 0))) is not None:
+            shift = shift[torch.from_numpy(np.flatnonzero(~rows))]
+        if f"{name}.bias" in tensors:
+            values[f"{name}.bias"] = tensors[f"{name}.bias"] + shift.to(tensors[f"{name}.bias"])
+    return [Set(values)] if values else []
+
+
+def fitted(before: Draft, after: Draft, task: Task, gone: Positions, batches: int) -> list[Edit]:
+    """A Set of the weights (and biases) of the layers that lost inputs.
+
+    A missing bias is left to the BatchNorm statistics that are estimated afterwards.
+    """
+    old, new = plain(before.model), deepcopy(after.model).eval()
+    values: dict[str, Tensor] = {}
+    tensors = after.tensors()
+    readers = [name for name in _readers(old, gone) if f"{name}.weight" in tensors]
+    for done, name in enumerate(readers, start=1):
+        layer: Any = new.get_submodule(name)
+        rows = gone.get((f"{name}.weight", 0))
+        kept = slice(None) if rows is None else torch.from_numpy(np.flatnonzero(~rows))
+        weight, intercept = _least_squares(old, new, name, kept, task, batches)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if layer.bias is not None:
+                layer.bias.copy_(intercept)
+        for leaf in ("weight", "bias") if layer.bias is not None else ("weight",):
+            values[f"{name}.{leaf}"] = getattr(layer, leaf).detach().clone()
+        emit("progress", what="fitting", done=done, total=len(readers))
+    return [Set(values)] if values else []
+
+
+def _least_squares(
+    old: nn.Module, new: nn.Module, name: str, kept: Any, task: Task, batches: int
+) -> tuple[Tensor, Tensor]:
+    """The weight and intercept of a layer of `new` that come nearest to the outputs of its like in `old`."""
+    layer: Any = new.get_submodule(name)
+    wanted: list[Tensor] = []
+    moments: dict[str, Tensor] = {}
+    draw = torch.Generator().manual_seed(0)
+
+    def see(_: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+        wanted.append(outputs)
+        raise _Enough
+
+    def meet(_: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+        rows = _patches(module, inputs)  # (rows, fan-in)
+        target = wanted.pop()
+        target = (target.movedim(1, -1) if target.dim() > 2 and not isinstance(module, nn.Linear) else target).flatten(
+            0, -2
+        )
+        some = torch.randperm(len(rows), generator=draw)[:ROWS]
+        x = torch.cat([rows[some], torch.ones(len(some), 1)], 1).double()
+        _add(moments, "xx", x.T @ x)
+        _add(moments, "xy", x.T @ target[some][:, kept].double())
+        raise _Enough
+
+    with _watching(old, [name], see), _watching(new, [name], meet):
+        _run([old, new], task, batches)
+    start = torch.zeros_like(moments["xy"])
+    start[:-1] = layer.weight.detach().flatten(1).T
+    if layer.bias is not None:
+        start[-1] = layer.bias.detach()
+    damping = DAMPING * moments["xx"].diagonal()[:-1].mean()
+    matrix = moments["xx"] + damping * torch.eye(len(start), dtype=torch.float64)
+    solution = start + torch.linalg.solve(matrix, moments["xy"] - moments["xx"] @ start)
+    return solution[:-1].T.reshape(layer.weight.shape).to(layer.weight), solution[-1].to(layer.weight)
+
+
+def _readers(model: nn.Module, gone: Positions) -> dict[str, Any]:
+    """The dense layers and plain convolutions that lose inputs, by name, in the order of the network."""
+    lost = {tensor.removesuffix(".weight") for tensor, dim in gone if dim == 1 and tensor.endswith(".weight")}
+    return {
+        name: layer for name, layer in model.named_modules()
+        if name in lost and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
+    }  # fmt: skip
+
+
+def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What each output of a layer is computed from, (rows, fan-in)."""
+    if isinstance(layer, nn.Linear):
+        return inputs.flatten(0, -2)
+    assert isinstance(layer, nn.Conv2d)
+    size: Any = layer.kernel_size
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    unfolded = F.unfold(padded, size, layer.dilation, 0, layer.stride)  # type: ignore[arg-type]
+    return unfolded.transpose(1, 2).flatten(0, 1)
+
+
+def _channel_means(layer: nn.Module, inputs: Tensor) -> Tensor:
+    rows = inputs.flatten(0, -2) if isinstance(layer, nn.Linear) else inputs.movedim(1, -1).flatten(0, -2)
+    return rows.double().mean(0)
+
+
+def _add(sums: dict[str, Tensor], name: str, values: Tensor) -> None:
+    sums[name] = sums[name] + values if name in sums else values
+
+
+class _watching:
+    """Within the block, `seen(name, layer, inputs, outputs)` is called whenever one of the layers runs."""
+
+    def __init__(
+        self, model: nn.Module, names: list[str], seen: Callable[[str, nn.Module, Tensor, Tensor], None]
+    ) -> None:
+        self.hooks = [
+            (model.get_submodule(name), lambda layer, inputs, outputs, name=name: seen(name, layer, inputs[0], outputs))
+            for name in names
+        ]
+
+    def __enter__(self) -> None:
+        self.handles = [layer.register_forward_hook(hook) for layer, hook in self.hooks]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+class _Enough(Exception):
+    """What was to be seen in a forward has been seen."""
+
+
+def _run(models: list[nn.Module], task: Task, batches: int) -> int:
+    """Run models, one after the other, on each of the first training batches; how many there were."""
+    count = 0
+    with torch.no_grad():
+        for batch in islice(task.batches("train"), batches):
+            inputs = task.split(to_device(batch, device_of(models[0])))[0]
+            for model in models:
+                with suppress(_Enough):
+                    call(model, inputs)
+            count += 1
+    return count

@@ -1,0 +1,83 @@
+"""How many units each group loses: from scores and a budget to removals. Pure functions.
+
+Every rule removes the units of lowest score; of equal scores the later go first. A group keeps at least the larger of
+`minimum` units and the share `least` of them, and a number that is a multiple of `multiple` where one is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from decoct.errors import RecipeError
+
+Scores = Mapping[str, Tensor]
+Removal = dict[str, np.ndarray]
+Cost = Callable[[Removal], float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a group may be narrowed."""
+
+    minimum: int = 1
+    least: float = 0.0
+    multiple: int = 1
+
+    def kept(self, size: int, wanted: float) -> int:
+        """The number of units to keep out of `size` where `wanted` would be right: rounded up to the multiple."""
+        floor = max(self.minimum, round(self.least * size), 1)
+        count = max(int(np.ceil(wanted - 1e-9)), min(floor, size))
+        count = -(-count // self.multiple) * self.multiple
+        return min(count, size)
+
+
+def lowest(scores: Tensor, count: int) -> np.ndarray:
+    """The `count` units of lowest score, ascending by number."""
+    order = np.lexsort((-np.arange(len(scores)), scores.numpy()))
+    return np.sort(order[:count])
+
+
+def by_ratio(scores: Scores, ratios: Mapping[str, float], limits: Limits) -> Removal:
+    """From each group the share `ratios` of its units."""
+    return {
+        name: lowest(each, len(each) - limits.kept(len(each), (1 - ratios[name]) * len(each)))
+        for name, each in scores.items()
+    }
+
+
+def globally(scores: Scores, count: int, limits: Limits) -> Removal:
+    """The `count` units of lowest score over all groups, as far as the limits let them go."""
+    names = list(scores)
+    values = np.concatenate([scores[name].numpy() for name in names]) if names else np.zeros(0)
+    owners = np.repeat(np.arange(len(names)), [len(scores[name]) for name in names])
+    chosen = owners[np.lexsort((-np.arange(len(values)), values))[:count]]
+    losses = np.bincount(chosen, minlength=len(names))
+    return {
+        name: lowest(scores[name], len(scores[name]) - limits.kept(len(scores[name]), len(scores[name]) - loss))
+        for name, loss in zip(names, losses.tolist(), strict=True)
+    }
+
+
+def least_that_fits(removals: Callable[[float], Removal], cost: Cost, budget: float, what: str) -> Removal:
+    """The mildest of `removals(strength)`, strength in 0-1, whose cost is within the budget; found by halving.
+
+    RecipeError where even the strongest costs more.
+    """
+    strongest = removals(1.0)
+    if cost(strongest) > budget:
+        raise RecipeError(
+            f"{what} of {budget:,.0f} cannot be reached: with everything removed that may be, {cost(strongest):,.0f} are "
+            "left; prune more groups, or lower minimum, least or multiple"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        if cost(removals(middle)) > budget:
+            low = middle
+        else:
+            high = middle
+    return removals(high)

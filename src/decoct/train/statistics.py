@@ -1,0 +1,34 @@
+"""BatchNorm statistics, estimated anew: after a change of the weights the old ones describe activations that are gone."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import islice
+
+import torch
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from decoct.plan import Draft, Edit, Set
+from decoct.task import Task, call, device_of, to_device
+
+
+def reestimate(draft: Draft, task: Task, batches: int) -> list[Edit]:
+    """A Set of running means and variances: their averages over the first `batches` of training data.
+
+    Nothing for a model without BatchNorm, or for 0 batches.
+    """
+    model = deepcopy(draft.model).eval()
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms or batches < 1:
+        return []
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in islice(task.batches("train"), batches):
+            call(model, task.split(to_device(batch, device_of(model)))[0])
+    found = model.state_dict()
+    names = [name for name in draft.tensors() if name.endswith(("running_mean", "running_var"))]
+    return [Set({name: found[name].clone() for name in names})]
