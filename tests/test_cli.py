@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -204,6 +205,96 @@ def test_methods_are_listed_and_shown() -> None:
     assert all(field["name"] in shown for field in found["quantize.kmeans"]["fields"])
     assert "did you mean 'quantize.kmeans'" in failed(1, "methods", "quantize.kmean")
     assert json.loads(ok("methods", "--schema"))["title"] == "Recipe"
+
+
+NETS = """\
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.back = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+        self.conv2, self.fc = nn.Conv2d(3, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.back(self.bn1(self.conv1(x)).relu())
+        return self.fc(self.pooled(self.conv2(x)))
+
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+class Fixed(Net):
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), 6, -1).mean(2)
+
+
+def choosy(x):
+    raise RuntimeError("no")
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_project.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("nets")
+def test_groups_lists_what_can_be_cut_and_what_cannot() -> None:
+    words = ["groups", "nets_project:Net", "--example", "2,3,4,4"]
+    found = json.loads(ok(*words, "--json"))
+    assert [(group["name"], group["units"], group["check"]) for group in found["groups"]] == [
+        ("conv1", 8, None), ("conv2", 6, None),
+    ]  # fmt: skip
+    assert found["groups"][1]["tensors"] == [["conv2.weight", 0], ["conv2.bias", 0], ["fc.weight", 1]]
+    per_pixel = 3 * 8 * 9 + 8 * 3 + 3 * 6
+    assert found["macs"] == 2 * (16 * per_pixel + 6 * 5)
+    assert found["groups"][1]["macs_share"] == pytest.approx((16 * 3 * 6 + 6 * 5) / (16 * per_pixel + 6 * 5))
+    stays = {(each["tensor"], each["dim"]): each for each in found["frozen"]}
+    assert stays["back.weight", 0]["positions"] == 3 and stays["back.bias", 0]["reason"]
+    assert "output" in stays["fc.weight", 0]["reason"]
+    shown = ok(*words)
+    assert re.search(r"^conv1 +8 +[\d.]+ % +conv1\[0\], bn1\[0\], back\[1\]$", shown, re.MULTILINE)
+    assert re.search(r"^back\[0\] +3 of 3 +\w+", shown, re.MULTILINE)
+    assert shown.count("back[0]") == shown.count("fc[0]") == 1, "a bias goes with its weight"
+
+
+@pytest.mark.usefixtures("nets")
+def test_groups_are_tried_on_demand() -> None:
+    words = ["--example", "2,3,4,4", "--verify"]
+    shown = ok("groups", "nets_project:Net", *words)
+    assert re.findall(r"^(\w+) .* ok *$", shown, re.MULTILINE) == ["conv1", "conv2"]
+    found = json.loads(ok("groups", "nets_project:Fixed", *words, "--json"))
+    checks = {group["name"]: group["check"] for group in found["groups"]}
+    assert checks["conv1"] == "ok" and "the smaller model does not run" in checks["conv2"]
+
+
+def test_groups_of_a_recipe(done: Path) -> None:
+    found = json.loads(ok("groups", done / "tiny.toml", "--json"))
+    assert [(group["name"], group["units"]) for group in found["groups"]] == [("0", 16)]
+    assert found["macs"] == 8 * 16 + 16 * 3
+    other = json.loads(ok("groups", done / "tiny.toml", "--example", "5,8", "--json"))
+    assert other["macs"] == 5 * found["macs"], "the shape that is given counts"
+
+
+@pytest.mark.usefixtures("nets")
+def test_groups_says_what_is_wrong_with_model_or_example() -> None:
+    example = ["--example", "2,3,4,4"]
+    assert "did you mean 'Net'" in failed(1, "groups", "nets_project:Ned", *example)
+    assert failed(1, "groups", "nowhere:x", *example).startswith(
+        "error: nowhere:x: [model]: 'nowhere' cannot be imported"
+    )
+    assert "its arguments: x" in failed(1, "groups", "nets_project:choosy", *example)
+    said = failed(1, "groups", "nets_project:Net", "--example", "2,1,4,4")
+    assert said.startswith("error: the model's forward fails on the example: RuntimeError: Given groups=1")
+    assert said.count("\n") == 1
+    assert "cannot be read as a recipe" in failed(1, "groups", "none.toml")
+    assert "--example 1,3,32,32" in failed(2, "groups", "nets_project:Net")
+    for text in ("1,x", "", "1,,2", "-1,3", "0,3"):
+        failed(2, "groups", "nets_project:Net", "--example", text)
 
 
 def test_report_puts_runs_side_by_side(done: Path, tmp_path: Path) -> None:

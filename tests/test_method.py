@@ -2,12 +2,17 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from importlib import import_module
 
 import pytest
+from torch import nn
 
-from decoct.errors import RecipeError
+from decoct import testing
+from decoct.apply import apply
+from decoct.errors import PlanError, RecipeError
 from decoct.method import all_methods, find, per_tensor
+from decoct.plan import Edit
 from decoct.testing import MethodError, check_method, small
 from decoct.train.finetune import Finetune
 
@@ -72,3 +77,22 @@ def test_the_common_checks_catch_a_method_that_alters_its_model() -> None:
 
     with pytest.raises(MethodError, match="alters the model"):
         check_method(Careless(), *small())
+
+
+def test_the_common_checks_catch_a_cut_that_cannot_be_repeated_or_can_be_repeated_too_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, (draft, task) = find("prune.filters")(batches=1), small()
+    monkeypatch.setattr(testing, "apply", lambda model, plan: model)
+    with pytest.raises(MethodError, match="replaying its plan on the model that came in gives another model"):
+        check_method(method, draft, task)
+
+    def forgiving(model: nn.Module, plan: Iterable[Edit]) -> nn.Module:
+        try:
+            return apply(model, plan)
+        except PlanError:
+            return model
+
+    monkeypatch.setattr(testing, "apply", forgiving)
+    with pytest.raises(MethodError, match="can be applied to a model that is cut already"):
+        check_method(method, draft, task)

@@ -11,11 +11,12 @@ import torch
 
 import decoct
 from decoct.errors import RecipeError, TaskError, TrainingError
+from decoct.plan import to_json
 from decoct.prune.magnitude import Magnitude
 from decoct.quantize.cast import Cast
 from decoct.quantize.kmeans import KMeans
 from decoct.recipe import Recipe
-from decoct.run import read_rows
+from decoct.run import evaluate_file, read_rows
 from decoct.task import Task, evaluate
 from decoct.testing import small
 from decoct.train.finetune import Finetune
@@ -91,6 +92,76 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(finished: Path, tmp_pat
     assert (tmp_path / "run" / "model.dct").read_bytes() == (finished / "model.dct").read_bytes()
     stages = [row["stage"] for row in read_rows(tmp_path / "run" / "rows.jsonl")]
     assert stages == [row["stage"] for row in read_rows(finished / "rows.jsonl")]
+
+
+CUTTING = """
+[file]
+bare = {bare}
+
+[[step]]
+method = "train.finetune"
+epochs = 1
+
+[[step]]
+method = "prune.filters"
+ratio = 0.5
+batches = 2
+
+[[step]]
+method = "prune.filters"
+ratio = 0.4
+batches = 2
+
+[step.retrain]
+epochs = 1
+
+[[step]]
+method = "quantize.kmeans"
+bits = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("bare", "normed", "stops"),
+    [(False, False, [3]), (True, False, [3, 4]), (True, True, [3, 4])],
+    ids=["self-contained", "bare", "bare, with weight norm"],
+)
+def test_a_run_that_cuts_goes_on_from_the_model_that_came_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: bool, normed: bool, stops: list[int]
+) -> None:
+    """Stopped at a step after the first cut, it gives the same file as never stopped, which loads on the original."""
+    monkeypatch.setattr("decoct.account.SECONDS", 0.1)
+    draft, task = small()
+    if normed:
+        torch.nn.utils.parametrizations.weight_norm(draft.model[0])
+        torch.nn.utils.parametrizations.weight_norm(draft.model[5])
+    recipe = Recipe.parse(CUTTING.format(bare="true" if bare else "false"))
+    after = decoct.compress(draft.model, recipe, task, tmp_path / "whole")
+    wanted = (tmp_path / "whole" / "model.dct").read_bytes()
+
+    class Stop(Exception):
+        pass
+
+    for number in stops:
+        run = tmp_path / f"{number}"
+
+        def stop(event: dict, number: int = number) -> None:
+            if event["kind"] == "step" and event["step"] == number:
+                raise Stop
+
+        with pytest.raises(Stop), decoct.events.listening(stop):
+            decoct.compress(draft.model, recipe, task, run)
+        assert not (run / "model.dct").exists()
+        again = decoct.compress(draft.model, recipe, task, run, resume=True)
+        assert (run / "model.dct").read_bytes() == wanted
+        assert to_json(again.structure()) == to_json(after.structure())
+    assert (after.model[0].out_channels, after.model[1].num_features, after.model[5].in_features) == (2, 2, 8)
+    assert draft.model[0].out_channels == 6
+    module = decoct.load_module(tmp_path / "whole" / "model.dct", draft.model)
+    assert all(torch.equal(tensor, after.model.state_dict()[name]) for name, tensor in module.state_dict().items())
+    row = read_rows(tmp_path / "whole" / "rows.jsonl")[-1]
+    assert row["score"] == pytest.approx(evaluate(after.model, task))
+    assert evaluate_file(tmp_path / "whole" / "model.dct", draft.model, task)[0] == pytest.approx(row["score"])
 
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from decoct.bench import Latency, bench
 from decoct.contents import Contents, coded_bytes, inspect
 from decoct.file import File, open_file
 from decoct.measure import Layer, layers, raw_bytes, zipped_bytes
-from decoct.plan import Draft
+from decoct.plan import Draft, Keep
 from decoct.task import Task, evaluate
 
 SECONDS = 2.0
@@ -74,9 +75,9 @@ def account(draft: Draft, task: Task, path: Path, reference: Path | None, score:
         "bytes_huffman": coded_bytes(opened, "huffman"),
         "bytes_ans": coded_bytes(opened, "ans"),
         "onnx_bytes": onnx.stat().st_size if (onnx := path.with_suffix(".onnx")).exists() else None,
-        "layers": _layers(contents, parts, draft.tensors()),
+        "layers": _layers(contents, parts, draft),
     }
-    row["warnings"] = warnings(row, contents, latencies)
+    row["warnings"] = warnings(row, contents, latencies, set(_grown(draft)))
     return row
 
 
@@ -91,8 +92,8 @@ def bare_bytes(draft: Draft) -> int:
         return store.save(draft, Path(folder) / "bare.dct", bare=True)
 
 
-def _layers(contents: Contents, parts: list[Layer], tensors: dict[str, Any]) -> list[dict[str, Any]]:
-    work = {part.name: part for part in parts}
+def _layers(contents: Contents, parts: list[Layer], draft: Draft) -> list[dict[str, Any]]:
+    work, tensors, grown = {part.name: part for part in parts}, draft.tensors(), _grown(draft)
     return [
         {
             "name": each.name,
@@ -101,27 +102,43 @@ def _layers(contents: Contents, parts: list[Layer], tensors: dict[str, Any]) -> 
             "nonzeros": int(tensors[each.name].count_nonzero()),
             "macs": work[each.name].macs if each.name in work else 0,
             "bytes": each.sections,
+            "bytes_raw": round(raw_bytes({"": tensors[each.name]}) * grown.get(each.name, 1.0)),
             "coder": each.coder,
         }
         for each in contents.tensors
     ]
 
 
+def _grown(draft: Draft) -> dict[str, float]:
+    """How many times larger each tensor that was cut came in."""
+    grown: dict[str, float] = {}
+    for edit in draft.structure():
+        if isinstance(edit, Keep) and len(edit.index) < edit.size:
+            grown[edit.tensor] = grown.get(edit.tensor, 1.0) * edit.size / len(edit.index)
+    return grown
+
+
 def _spread(latency: Latency) -> dict[str, float]:
     return {"median": latency.median_ms, "p10": latency.p10_ms, "p90": latency.p90_ms, "threads": latency.threads}
 
 
-def warnings(row: dict[str, Any], contents: Contents, latencies: list[Latency]) -> list[str]:
-    """What a reader must not overlook: slower than what came in, or little of it touched."""
+def warnings(row: dict[str, Any], contents: Contents, latencies: list[Latency], cut: Container[str] = ()) -> list[str]:
+    """What a reader must not overlook: slower than what came in, or little of it touched.
+
+    cut: the tensors that were cut smaller.
+    """
     found = []
     if latencies and latencies[1].ratio > SLOWER:
         found.append(
             f"the result is slower than the model that came in: {latencies[1].ratio:.2f}x its latency on one thread"
         )
+    came = {each["name"]: each["bytes_raw"] for each in row["layers"]}
     touched = sum(
-        4 * each.parameters for each in contents.tensors if each.kind != "plain" or each.kept < each.parameters
+        came[each.name]
+        for each in contents.tensors
+        if each.kind != "plain" or each.kept < each.parameters or each.name in cut
     )
-    share = touched / max(row["bytes_raw"], 1)
+    share = touched / max(sum(came.values()), 1)
     if share < TOUCHED:
         found.append(
             f"only {share:.0%} of the bytes were pruned, shared or put on a grid; the rest is stored as it was"

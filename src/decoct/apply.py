@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from itertools import groupby
@@ -20,14 +20,17 @@ def extend(draft: Draft, edits: Iterable[Edit]) -> Draft:
 
     PlanError: an edit names no tensor, has another shape, or breaks a promise. The draft given is untouched.
     """
-    edits = [_owned(draft, edit) for edit in edits]
+    aliases = tied(draft.model)
+    edits = [_owned(edit, aliases) for edit in edits]
     plan = merge(draft.plan, edits)
     touched = {name for edit in edits for name in _names(edit)}
     carried = [edit for edit in plan if isinstance(edit, Share) and edit.tensor in touched]
     model = apply(draft.model, [*edits, *carried])
-    after = replace(draft, model=model, plan=merge(plan, _remade(edits, model)))
+    remade = _remade(edits, model)
+    touched |= {name for edit in remade for name in edit.tensors}
+    after = replace(draft, model=model, plan=merge(plan, remade))
     tensors = after.tensors()
-    for edit in plan:
+    for edit in after.plan:
         if isinstance(edit, BINDING) and edit.tensor in touched:
             _check(edit, tensors[edit.tensor])
     return after
@@ -55,7 +58,7 @@ def _names(edit: Edit) -> Iterable[str]:
     return edit.tensors if isinstance(edit, Set) else [edit.tensor]
 
 
-def _remade(edits: Iterable[Edit], model: nn.Module) -> list[Edit]:
+def _remade(edits: Iterable[Edit], model: nn.Module) -> list[Set]:
     """The values that cut parametrized tensors are made of from now on."""
     roots = {edit.tensor for edit in edits if isinstance(edit, Keep)}
     state = model.state_dict()
@@ -71,6 +74,7 @@ def _remade(edits: Iterable[Edit], model: nn.Module) -> list[Edit]:
 def _writes(edit: Edit, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     if isinstance(edit, Set):
         return [(name, _fitting(name, values, tensors)) for name, values in edit.tensors.items()]
+    assert not isinstance(edit, Attribute)  # which is of the structure
     old = _fitting(edit.tensor, None, tensors)
     match edit:
         case Zero():
@@ -100,7 +104,7 @@ def _check(edit: Zero | Share | Cast | Code, values: Tensor) -> None:
     kept = True
     match edit:
         case Zero():
-            kept = not values[~edit.mask.to(values.device)].any()
+            kept = edit.mask.shape == values.shape and not values[~edit.mask.to(values.device)].any()
         case Share():
             kept = torch.equal(values, edit.values().to(values))
         case Cast():
@@ -109,9 +113,8 @@ def _check(edit: Zero | Share | Cast | Code, values: Tensor) -> None:
         raise PlanError(f"the values of {edit.tensor} break the {type(edit).__name__} that was promised for it")
 
 
-def _owned(draft: Draft, edit: Edit) -> Edit:
+def _owned(edit: Edit, aliases: Mapping[str, str]) -> Edit:
     """The edit on the owner of a tied tensor, whichever of its names was used."""
-    aliases = tied(draft.model)
     if isinstance(edit, Set):
         return Set({aliases.get(name, name): values for name, values in edit.tensors.items()})
     if isinstance(edit, Attribute):
@@ -121,27 +124,26 @@ def _owned(draft: Draft, edit: Edit) -> Edit:
 
 def between(before: Draft, after: Draft) -> list[Edit]:
     """The edits that lead from one draft to a later one."""
-    earlier = {(edit.tensor, edit.dim): edit for edit in before.structure() if isinstance(edit, Keep)}
-    structure: list[Edit] = [
-        edit if isinstance(edit, Attribute) else _since(edit, earlier.get((edit.tensor, edit.dim)))
-        for edit in after.structure()
-    ]
-    structure = [edit for edit in structure if isinstance(edit, Attribute) or len(edit.index) < edit.size]  # type: ignore[union-attr]
+    structure = _since(before.structure(), after.structure())
     old, new = before.tensors(), after.tensors()
     for edit in structure:
         if isinstance(edit, Keep) and edit.tensor in old:
             old[edit.tensor] = edit.of(old[edit.tensor])
     shared = {edit.tensor for edit in after.plan if isinstance(edit, Share)}
-    values = {
-        name: new[name]
-        for name in new
-        if name not in shared and not (old[name].shape == new[name].shape and torch.equal(new[name], old[name]))
-    }
+    values = {name: new[name] for name in new if name not in shared and not torch.equal(new[name], old[name])}
     return [*structure, *([Set(values)] if values else []), *(edit for edit in after.plan if isinstance(edit, BINDING))]
 
 
-def _since(keep: Keep, earlier: Keep | None) -> Keep:
-    """A Keep that counts from where `earlier` left off."""
-    if earlier is None:
-        return keep
-    return replace(keep, index=torch.searchsorted(earlier.index, keep.index), size=len(earlier.index))
+def _since(earlier: Iterable[Structure], later: Iterable[Structure]) -> list[Structure]:
+    """What changed shapes after `earlier` had, counted from where it left off."""
+    done = {(edit.tensor, edit.dim): edit.index for edit in earlier if isinstance(edit, Keep)}
+    set_before = [edit for edit in earlier if isinstance(edit, Attribute)]
+    found: list[Structure] = []
+    for edit in later:
+        if isinstance(edit, Attribute):
+            found += [edit] if edit not in set_before else []
+            continue
+        held = done.get((edit.tensor, edit.dim), torch.arange(edit.size))
+        if len(edit.index) < len(held):
+            found.append(replace(edit, index=torch.searchsorted(held, edit.index), size=len(held)))
+    return found

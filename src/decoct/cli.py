@@ -330,6 +330,53 @@ def methods(
 
 
 @app.command()
+def groups(
+    model: Annotated[
+        str, typer.Argument(metavar="RECIPE.toml | package.module:factory", help="Whose model to look at.")
+    ],
+    example: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Shape of its one input, instead of the task's example.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Cut half of each group and see whether it is right.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List the groups of channels that can be cut from a model, and what cannot be cut, with the reason."""
+    from dataclasses import asdict
+
+    from decoct.extras import needed_for
+
+    with needed_for("decoct groups"):
+        from decoct import console
+        from decoct.recipe import Recipe
+        from decoct.survey import survey
+    is_recipe = model.endswith(".toml")
+    if example is None and not is_recipe:
+        raise typer.BadParameter("a model that is no recipe needs the shape of its input: --example 1,3,32,32")
+    given = None if example is None else _example(example)
+    asked = Recipe.load(model) if is_recipe else Recipe.of_factory(model)
+    with console.progress():
+        found = survey(
+            asked.build_model(weights=verify), asked.build_task().example if given is None else given, verify
+        )
+    if json:
+        console.as_json(asdict(found))
+    else:
+        console.groups(found)
+
+
+def _example(text: str) -> Any:
+    """An input of a shape that is written as 1,3,32,32."""
+    import torch
+
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise typer.BadParameter(f"--example is the shape of an input, such as 1,3,32,32, not {text!r}")
+    return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path], typer.Argument(exists=True, file_okay=False, metavar="RUN...", help="Folders of runs.")

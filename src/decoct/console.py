@@ -19,12 +19,13 @@ from decoct.report.words import NONE, amount, digits, percent, size, times
 if TYPE_CHECKING:
     from decoct.bench import Latency
     from decoct.contents import Contents
+    from decoct.survey import Survey
 
 PIPE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
 
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(highlight=False, markup=False, stderr=True)
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
 def say(text: str) -> None:
@@ -176,7 +177,34 @@ def method(name: str, about: Mapping[str, Any]) -> None:
     out.print(table)
 
 
-LEFT = {"stage", "tensor", "shape", "coder", "model", "method", "what it does", "field", "type", "default"}
+def groups(found: Survey) -> None:
+    """Print what can be cut from a model, group by group, and what cannot."""
+    tried = any(group.check is not None for group in found.groups)
+    table = _table("group", "units", "MACs", "cut together", *(["half cut"] if tried else []))
+    for group in found.groups:
+        cells = [group.name, str(group.units), percent(group.macs_share), _places(group.tensors), group.check]
+        table.add_row(*(cells if tried else cells[:-1]))
+    out.print(table)
+    say(f"MACs: of {found.macs:,}, the share that goes when all units do; [n]: dimension n of a layer's tensors is cut")
+    if found.frozen:
+        table = _table("not cut", "positions", "why")
+        for each in found.refusals():
+            table.add_row(f"{each.layer}[{each.dim}]", f"{each.positions} of {each.shape[each.dim]}", each.reason)
+        out.print()
+        out.print(table)
+
+
+def _places(tensors: Sequence[tuple[str, int]], most: int = 5) -> str:
+    """The layers, each with its dimension, that a cut goes through; of many the first."""
+    places = list(dict.fromkeys(f"{tensor.rpartition('.')[0] or tensor}[{dim}]" for tensor, dim in tensors))
+    rest = f" and {len(places) - most} more" if len(places) > most else ""
+    return ", ".join(places[:most]) + rest
+
+
+LEFT = {
+    "stage", "tensor", "shape", "coder", "model", "method", "what it does", "field", "type", "default", "group",
+    "cut together", "half cut", "not cut", "why",
+}  # fmt: skip
 
 
 def _table(*columns: str) -> Table:

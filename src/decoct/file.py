@@ -111,7 +111,7 @@ def write(
 
     entries: the tensors in order: `Entry`, or tuples (name, Stored, coder, parameters).
     meta: JSON values, see docs/format.md. graph: an ONNX model without its weights (`graph_weights.strip`).
-    bare: leave out names, shapes, meta (unless it has structural edits) and graph.
+    bare: leave out names, shapes, graph, and of the meta all but structural edits and casts.
     aliases: further names of tied tensors, each to its owner's name.
     Raises FormatError for what the format cannot hold, OSError where the disk refuses.
     """
@@ -121,7 +121,7 @@ def write(
             rows.append(_encode(Entry(*entry), chunks))
         table = table_of(rows, aliases)
         if bare:
-            graph, meta = None, ({"edits": meta["edits"]} if meta.get("edits") else {})
+            graph, meta = None, {key: meta[key] for key in ("edits", "casts") if meta.get(key)}
         if graph is not None:
             chunk = varint(len(graph)) + deflate(graph, table[-WINDOW:])
             rows.append(Row("", (), "", len(chunk), zlib.crc32(chunk)))

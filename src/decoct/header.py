@@ -6,6 +6,7 @@ the file and the byte.
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import zlib
@@ -24,6 +25,7 @@ DTYPES = (
     "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "complex64",
 )  # fmt: skip
 EDITS = ("Keep", "Attribute", "Factor", "Replace")
+CASTS = ("float16", "bfloat16")
 NAMED, META, GRAPH = 1, 2, 4
 LONGEST_PROLOGUE = 24
 LARGEST_HEADER = LARGEST_DESCRIPTION = 64 << 20
@@ -328,9 +330,42 @@ def check_meta(meta: Mapping[str, Any], where: str) -> None:
     for key, holds in _FORMS.items():
         if key in meta and not holds(meta[key]):
             raise FormatError(f"{where}: {key!r} does not have the form that the format gives it")
-    for edit in meta.get("edits", []):
-        if edit["edit"] not in EDITS:
-            raise FormatError(f"{where}: unknown edit {edit['edit']!r}; this decoct knows {', '.join(EDITS)}")
+    _check_edits(meta.get("edits", ()), where)
+
+
+def _check_edits(edits: Iterable[Mapping[str, Any]], where: str) -> None:
+    """FormatError for an edit that is unknown or not of its form, or of a dimension or number that had one before."""
+    places: set[tuple[Any, ...]] = set()
+    for number, edit in enumerate(edits):
+        kind = edit["edit"]
+        if kind not in EDITS:
+            raise FormatError(f"{where}: unknown edit {kind!r}; this decoct knows {', '.join(EDITS)}")
+        if kind not in _EDIT_FORMS:
+            continue
+        here = f"{where}: edit {number}, {kind}"
+        form = _EDIT_FORMS[kind]
+        for field, holds in form.items():
+            if not holds(edit.get(field)):
+                raise FormatError(f"{here}: its {field!r} does not have the form that the format gives it")
+        if len(edit) > len(form) + 1:
+            raise FormatError(f"{here}: it says too much: {', '.join(sorted(set(edit) - {'edit', *form}))}")
+        if kind == "Keep" and not _is_bitmap(edit["kept"], edit["size"]):
+            raise FormatError(f"{here}: its 'kept' is no bitmap of {edit['size']} positions")
+        place = tuple(edit[field] for field in list(form)[:2])
+        if (kind, *place) in places:
+            raise FormatError(f"{here}: there is one of the same place before it")
+        places.add((kind, *place))
+
+
+def _is_bitmap(text: str, size: int) -> bool:
+    """Whether this is base64 of one bit for each position, one of them set, and zero bits up to the end."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    if len(raw) != -(-size // 8) or raw.count(0) == len(raw) or base64.b64encode(raw).decode() != text:
+        return False
+    return not raw[-1] & (1 << -size % 8) - 1
 
 
 def _texts(value: Any) -> bool:
@@ -370,5 +405,19 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "normalisation": _normalisation,
     "labels": lambda value: value is None or _texts(value),
     "edits": _edits,
+    "casts": lambda value: isinstance(value, Mapping) and all(dtype in CASTS for dtype in value.values()),
     "safetensors": lambda value: isinstance(value, Mapping) and _texts([*value, *value.values()]),
+}
+_EDIT_FORMS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "Keep": {
+        "tensor": lambda value: isinstance(value, str) and value != "",
+        "dim": lambda value: type(value) is int and 0 <= value < LARGEST_RANK,
+        "size": lambda value: type(value) is int and value > 0,
+        "kept": lambda value: isinstance(value, str),
+    },
+    "Attribute": {
+        "module": lambda value: isinstance(value, str),
+        "name": lambda value: isinstance(value, str) and value != "",
+        "value": lambda value: type(value) is int and 0 < value < 1 << 63,
+    },
 }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from decoct.plan import tied
 from decoct.task import call, device_of, to_device
@@ -20,7 +22,7 @@ from decoct.task import call, device_of, to_device
 class Layer:
     """One tensor of a model and the work that is done with it.
 
-    macs: multiply-accumulates of one example in the layer that owns the tensor, if it is that layer's weight; else 0.
+    macs: multiply-accumulates of one example with a layer's weight, or with one of those of a recurrent layer; else 0.
     macs_nonzero: those of them that have a non-zero weight.
     """
 
@@ -41,20 +43,30 @@ def layers(model: nn.Module, example: object) -> list[Layer]:
         if name in aliases:
             continue
         owner, _, leaf = name.rpartition(".")
-        count = work.get(owner, 0) if leaf == "weight" and parameter.dim() > 1 else 0
+        weights = _weights(model.get_submodule(owner))
+        count = work.get(owner, 0) * weights[leaf] // sum(weights.values()) if leaf in weights else 0
         nonzeros = int(torch.count_nonzero(parameter))
         share = nonzeros / max(parameter.numel(), 1)
         found.append(Layer(name, tuple(parameter.shape), parameter.numel(), nonzeros, count, round(count * share)))
     return found
 
 
+def _weights(module: nn.Module) -> dict[str, int]:
+    """The parameters that a layer's work is done with, by name, and their entries: each is used equally often."""
+    recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    return {
+        name: parameter.numel() for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() > 1 and (name == "weight" or (recurrent and name.startswith("weight_")))
+    }  # fmt: skip
+
+
 def macs(model: nn.Module, example: object) -> dict[str, int]:
     """Multiply-accumulates of one example by module name, of the modules that compute themselves; "" is the whole."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     was_training = model.training
     model.eval()
     inputs = to_device(example, device_of(model))
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _unfused(), counter:
         call(model, inputs)
     model.train(was_training)
     batch = _batch_size(inputs)
@@ -67,6 +79,33 @@ def macs(model: nn.Module, example: object) -> dict[str, int]:
         elif path.startswith(f"{root}."):
             counts[path.removeprefix(f"{root}.")] = flops // 2 // batch
     return counts
+
+
+def _lstm_flops(x: Any, w_ih: Any, w_hh: Any, *_: Any, **__: Any) -> int:
+    """Of one direction of a layer, from shapes: x (time, batch, features), w_ih (4 hidden, features), w_hh."""
+    return 2 * x[0] * x[1] * (w_ih[0] * w_ih[1] + w_hh[0] * w_hh[1])
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+UNCOUNTED = {
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
+"""What torch's counter does not know of: the kernels that a CPU has for LSTMs and for attention."""
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Let torch's own transformer layers run as the operations that they are made of, which the counter sees."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _batch_size(inputs: object) -> int:

@@ -100,22 +100,59 @@ class Keep:
     index: Tensor
     size: int
 
+    def __post_init__(self) -> None:
+        if not (_whole(self.dim, self.size) and _ascends(self.index) and self.dim >= 0 and self.index[-1] < self.size):
+            raise PlanError(
+                f"Keep of {self.tensor!r}: dim counts from 0 and index holds one or more positions below size, int64, "
+                f"ascending; not dim {self.dim}, size {self.size}, index {self.index}"
+            )
+
     def of(self, values: Tensor) -> Tensor:
-        """The positions that are kept of a tensor of the same shape."""
+        """The positions that are kept of a tensor; PlanError where the dimension is not of the planned size."""
+        check_size(values, self.tensor, self.dim, self.size)
         return values.index_select(self.dim, self.index.to(values.device))
 
     def after(self, earlier: Keep) -> Keep:
-        """One Keep that does what `earlier` and then this one do."""
+        """One Keep that does what `earlier` and then this one do; PlanError where this one was not planned after it."""
+        if self.size != len(earlier.index):
+            raise PlanError(
+                f"dimension {self.dim} of {self.tensor} was cut from {self.size} positions when this was planned; an "
+                f"earlier Keep has left {len(earlier.index)}"
+            )
         return replace(self, index=earlier.index[self.index], size=earlier.size)
+
+
+def check_size(values: Tensor, name: str, dim: int, size: int) -> None:
+    """PlanError unless a dimension of a tensor is of the size that a Keep was planned for."""
+    if dim >= values.dim() or values.shape[dim] != size:
+        raise PlanError(
+            f"dimension {dim} of {name} was cut from {size} positions when this was planned; here the tensor has the "
+            f"shape {tuple(values.shape)}: the plan belongs to another architecture"
+        )
+
+
+def _whole(*numbers: object) -> bool:
+    return all(type(number) is int for number in numbers)
+
+
+def _ascends(index: object) -> bool:
+    """Whether these are positions: one or more, each larger than the one before."""
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 1 or not len(index):
+        return False
+    return bool(index[0] >= 0) and bool((index.diff() > 0).all())
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A whole number (or a tuple of them) of a module that counts channels, heads or groups: ``conv.groups = 8``."""
+    """A whole number of a module that counts channels, heads or groups: ``conv.groups = 8``."""
 
     module: str
     name: str
     value: int
+
+    def __post_init__(self) -> None:
+        if not _whole(self.value) or self.value < 1:
+            raise PlanError(f"Attribute {self.module}.{self.name} is a whole number of at least 1, not {self.value!r}")
 
 
 Structure = Keep | Attribute

@@ -152,6 +152,13 @@ class Recipe(BaseModel):
         return recipe
 
     @classmethod
+    def of_factory(cls, factory: str) -> Recipe:
+        """The recipe of a model alone, ``"package.module:function"``, for who has no recipe file."""
+        recipe = cls(name=factory, model=Model(factory=factory))
+        recipe._path = Path(factory)  # what messages begin with; its folder, to import from, is the current one
+        return recipe
+
+    @classmethod
     def _valid(cls, table: Mapping[str, Any], text: str, path: Path | None) -> Recipe:
         try:
             recipe = validate(cls, table)

@@ -80,7 +80,7 @@ def _tried(model: nn.Module, example: Any, graph: Graph, removed: Removed, toler
         except PlanError as error:
             said = said or str(error)
             continue
-        except Exception as error:  # whatever a forward may raise
+        except Exception as error:  # noqa: BLE001, a forward may raise anything
             said = said or f"the smaller model does not run: {first_line(error)}"
             continue
         if gap <= tolerance:
@@ -100,7 +100,7 @@ def difference(one: nn.Module, other: nn.Module, example: Any, repeats: int = 2)
     with torch.no_grad():
         try:
             pairs = [_outputs(model, inputs, double=True) for model in (one, other)]
-        except Exception:  # a forward that fixes a dtype runs in its own
+        except Exception:  # noqa: BLE001, a forward that fixes a dtype runs in its own
             pairs = [_outputs(model, inputs, double=False) for model in (one, other)]
     for expected, found in zip(*pairs, strict=True):
         for a, b in zip(expected, found, strict=True):

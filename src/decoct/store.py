@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,22 @@ from decoct.errors import FormatError, PlanError
 from decoct.export.onnx import to_onnx
 from decoct.file import Entry, open_file
 from decoct.plan import (
-    FLOAT16, ZERO_CODE, Attribute, Call, Cast, Draft, Edit, Keep, Set, Share, Structure, Zero, tied,
+    FLOAT16,
+    ZERO_CODE,
+    Attribute,
+    Call,
+    Cast,
+    Draft,
+    Edit,
+    Keep,
+    Set,
+    Share,
+    Structure,
+    Zero,
+    check_size,
+    tied,
 )  # fmt: skip
+from decoct.surgery import tensor_of
 
 
 def save(draft: Draft, path: str | Path, *, bare: bool = False, graph: bool = True) -> int:
@@ -100,9 +113,8 @@ def load_draft(path: str | Path | bytes, skeleton: nn.Module, call: Call | None 
     Raises FormatError for a damaged file, PlanError where file and skeleton do not fit.
     """
     opened = open_file(path)
-    draft = extend(
-        Draft(skeleton, (), call), [_structural(edit, opened.label) for edit in opened.meta.get("edits", [])]
-    )
+    structure = [_structural(edit, skeleton, opened.label) for edit in opened.meta.get("edits", [])]
+    draft = extend(Draft(skeleton, (), call), structure)
     there = draft.tensors()
     if opened.bare:
         opened.bind(signature(draft))
@@ -110,7 +122,7 @@ def load_draft(path: str | Path | bytes, skeleton: nn.Module, call: Call | None 
     edits: list[Edit] = []
     for name in opened.names:
         edits += read_edits(name, opened.stored(name), opened.dtype(name), opened.meta.get("casts", {}).get(name))
-    return extend(replace(draft), edits)
+    return extend(draft, edits)
 
 
 def _described(edit: Structure) -> dict[str, Any]:
@@ -118,26 +130,23 @@ def _described(edit: Structure) -> dict[str, Any]:
     if isinstance(edit, Attribute):
         return {"edit": "Attribute", "module": edit.module, "name": edit.name, "value": edit.value}
     bits = np.zeros(edit.size, dtype=bool)
-    bits[edit.index.numpy()] = True
+    bits[edit.index.cpu().numpy()] = True
     kept = base64.b64encode(np.packbits(bits).tobytes()).decode()
     return {"edit": "Keep", "tensor": edit.tensor, "dim": edit.dim, "size": edit.size, "kept": kept}
 
 
-def _structural(edit: Mapping[str, Any], label: str) -> Structure:
-    """The edit that :func:`_described` wrote; FormatError for what cannot be one."""
-    try:
-        if edit["edit"] == "Attribute":
-            return Attribute(str(edit["module"]), str(edit["name"]), int(edit["value"]))
-        if edit["edit"] == "Keep":
-            size, dim = int(edit["size"]), int(edit["dim"])
-            raw = np.frombuffer(base64.b64decode(edit["kept"], validate=True), np.uint8)
-            bits = np.unpackbits(raw)
-            if size < 1 or dim < 0 or len(raw) != (size + 7) // 8 or bits[size:].any() or not bits.any():
-                raise ValueError("the bitmap does not fit the size")
-            return Keep(str(edit["tensor"]), dim, torch.from_numpy(np.flatnonzero(bits)), size)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{label}: a damaged edit of structure: {error}") from error
-    raise FormatError(f"{label}: this decoct cannot do the edit {edit['edit']!r}")
+def _structural(edit: Mapping[str, Any], skeleton: nn.Module, label: str) -> Structure:
+    """The edit that :func:`_described` wrote. Its form has been checked when the file was opened.
+
+    FormatError for a kind that is only reserved, PlanError, before memory is taken for it, for a Keep of another size.
+    """
+    if edit["edit"] == "Attribute":
+        return Attribute(edit["module"], edit["name"], edit["value"])
+    if edit["edit"] != "Keep":
+        raise FormatError(f"{label}: this decoct cannot do the edit {edit['edit']!r}; a later one may")
+    check_size(tensor_of(skeleton, edit["tensor"]), edit["tensor"], edit["dim"], edit["size"])
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(edit["kept"]), np.uint8))
+    return Keep(edit["tensor"], edit["dim"], torch.from_numpy(np.flatnonzero(bits)), edit["size"])
 
 
 def signature(draft: Draft) -> list[tuple[str, tuple[int, ...], str]]:

@@ -1,4 +1,4 @@
-"""Modules made smaller: tensors cut, and the numbers of their layers made to fit. Only `apply` calls this."""
+"""Modules made smaller: tensors cut, and the numbers of their layers made to fit. Only `apply` lets this loose."""
 
 from __future__ import annotations
 
@@ -13,88 +13,109 @@ from torch.nn.utils import parametrize
 
 from decoct.errors import PlanError, nearest
 from decoct.plan import Attribute, Keep, Structure
+from decoct.task import first_line
 
 
 def reshape(model: nn.Module, edits: Iterable[Structure]) -> None:
     """Do edits of structure to `model` itself."""
-    touched: dict[str, None] = {}
+    touched: dict[nn.Module, None] = {}
     for edit in edits:
-        if isinstance(edit, Keep):
-            cut(model, edit)
-            touched[edit.tensor.rpartition(".")[0]] = None
-        else:
-            adjust(model, edit)
-            touched[edit.module] = None
-    for path in touched:
-        fit(model.get_submodule(path))
+        touched |= dict.fromkeys(cut(model, edit) if isinstance(edit, Keep) else [adjust(model, edit)])
+    for module in touched:
+        fit(module)
 
 
-def cut(model: nn.Module, keep: Keep) -> None:
-    """Cut one dimension of a parameter or buffer, under all its names; its gradient is dropped.
+def cut(model: nn.Module, keep: Keep) -> list[nn.Module]:
+    """Cut one dimension of a parameter or buffer, under all its names, and return the modules that have it.
 
-    PlanError where the model has no such tensor, or the dimension another size than when the cut was planned.
+    Its gradient is dropped. PlanError where the model has no such tensor, the dimension another size than when the cut
+    was planned, or the tensor a parametrization that cannot make the smaller one.
     """
-    names = {
-        name
-        for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    }
+    old = tensor_of(model, keep.tensor)
+    new = keep.of(old.detach()).clone(memory_format=torch.contiguous_format)
     path, _, leaf = keep.tensor.rpartition(".")
+    module = model.get_submodule(path)
+    if not parametrize.is_parametrized(module, leaf):
+        return _exchange(model, old, new)
+    _remake(model, module, leaf, new, keep.tensor)
+    return [module]
+
+
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer, or what a parametrized one is seen as; looking changes nothing. PlanError for no such."""
+    path, _, leaf = name.rpartition(".")
     try:
         module = model.get_submodule(path)
-        old = getattr(module, leaf)
-    except AttributeError as error:
-        raise PlanError(f"the model has no tensor {keep.tensor!r}{nearest(keep.tensor, names)}") from error
-    if not isinstance(old, Tensor) or keep.dim >= old.dim() or old.shape[keep.dim] != keep.size:
-        found = tuple(old.shape) if isinstance(old, Tensor) else old
-        raise PlanError(
-            f"dimension {keep.dim} of {keep.tensor} was cut from {keep.size} positions when this was planned; here the "
-            f"tensor has the shape {found}: the plan belongs to another architecture"
-        )
-    new = keep.of(old.detach()).clone(memory_format=torch.contiguous_format)
+    except AttributeError:
+        module = nn.Module()
     if parametrize.is_parametrized(module, leaf):
-        _remake(module, leaf, new, keep.tensor)
-        return
-    fresh: Any = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-    for place in model.modules():
-        for known in (place._parameters, place._buffers):
-            for name in [name for name, tensor in known.items() if tensor is old]:
-                setattr(place, name, fresh)
+        return _seen(module, leaf)
+    held = module._parameters.get(leaf, module._buffers.get(leaf))
+    if held is None or isinstance(module, parametrize.ParametrizationList):
+        known = [each for each, _ in [*model.named_parameters(), *model.named_buffers()]]
+        raise PlanError(f"the model has no tensor {name!r} that can be cut{nearest(name, known)}")
+    return held
 
 
-def _remake(module: nn.Module, leaf: str, wanted: Tensor, name: str) -> None:
+def _seen(module: nn.Module, leaf: str) -> Tensor:
+    """A parametrized tensor as its module's forward sees it in eval mode."""
+    chain: Any = module.parametrizations[leaf]  # type: ignore[index]
+    modes = {each: each.training for each in chain.modules()}
+    chain.eval()  # spectral_norm takes a step towards the norm whenever it is asked while training
+    try:
+        with torch.no_grad():
+            return getattr(module, leaf)
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+
+
+def _exchange(model: nn.Module, old: Tensor, new: Tensor) -> list[nn.Module]:
+    """Put another tensor in the place of a parameter or buffer, in every module that has it; these are returned."""
+    fresh = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    places = [
+        (module, name)
+        for module in model.modules()
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
+        if tensor is old
+    ]
+    for module, name in places:
+        setattr(module, name, fresh)
+    return [module for module, _ in places]
+
+
+def _remake(model: nn.Module, module: nn.Module, leaf: str, wanted: Tensor, name: str) -> None:
     """Give a parametrized tensor originals that make it `wanted`."""
     chain: Any = module.parametrizations[leaf]  # type: ignore[index]
-    value: Any = wanted
-    for each in reversed(list(chain)):
-        if not hasattr(each, "right_inverse"):
-            raise PlanError(
-                f"{name} is parametrized by {type(each).__name__}, which has no right_inverse: it cannot be cut"
-            )
-        value = each.right_inverse(value)
-    originals = list(value) if isinstance(value, tuple | list) else [value]
-    slots = (
-        ["original"] if "original" in chain._parameters else [f"original{number}" for number in range(len(originals))]
-    )
-    for slot, original in zip(slots, originals, strict=True):
-        setattr(chain, slot, nn.Parameter(original.detach().clone(), chain._parameters[slot].requires_grad))
-    with torch.no_grad():
-        made = getattr(module, leaf)
+    try:
+        value: Any = wanted
+        for each in reversed(list(chain)):
+            value = each.right_inverse(value)
+        originals = [value] if isinstance(value, Tensor) else list(value)
+        slots = ["original"] if chain.is_tensor else [f"original{number}" for number in range(chain.ntensors)]
+        for slot, original in zip(slots, originals, strict=True):
+            _exchange(model, getattr(chain, slot), original.detach().clone())
+        made = _seen(module, leaf)
+    except Exception as error:  # whatever a parametrization may raise; AttributeError for no right_inverse
+        kinds = ", ".join(type(each).__name__ for each in chain)
+        raise PlanError(f"{name} is parametrized by {kinds} and cannot be cut: {first_line(error)}") from error
     if made.shape != wanted.shape or not torch.allclose(made, wanted, rtol=1e-4, atol=1e-6):
         raise PlanError(f"{name} is parametrized in a way that does not give the cut values back")
 
 
-def adjust(model: nn.Module, edit: Attribute) -> None:
-    """Set a number of a module; PlanError where the model has no such module or number."""
+def adjust(model: nn.Module, edit: Attribute) -> nn.Module:
+    """Make a number of a module smaller and return the module; PlanError where there is no such number."""
     try:
         module = model.get_submodule(edit.module)
-        old = getattr(module, edit.name)
-    except AttributeError as error:
+        old = vars(module)[edit.name]
+    except (AttributeError, KeyError) as error:
         raise PlanError(
             f"the model has no {edit.module}.{edit.name}: the plan belongs to another architecture"
         ) from error
-    if not isinstance(old, int) or isinstance(old, bool):
-        raise PlanError(f"{edit.module}.{edit.name} is {old!r}, not a number that counts channels")
+    if type(old) is not int or edit.value > old:
+        raise PlanError(f"{edit.module}.{edit.name} is {old!r}; it cannot become {edit.value} by removing channels")
     setattr(module, edit.name, edit.value)
+    return module
 
 
 def fit(module: nn.Module) -> None:
@@ -148,6 +169,10 @@ def _gates(layer: Any) -> int:
     return {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
 
 
+def _cell(layer: Any) -> None:
+    layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
+
+
 def _prelu(layer: Any) -> None:
     layer.num_parameters = layer.weight.shape[0]
 
@@ -157,8 +182,11 @@ _FITTED: dict[type, Callable[[Any], None]] = {
     nn.Linear: _linear,
     _NormBase: _norm,
     nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _layer_norm,
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding,
     nn.RNNBase: _recurrent,
+    nn.RNNCellBase: _cell,
     nn.PReLU: _prelu,
 }

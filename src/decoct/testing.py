@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from torch import nn
 
 from decoct import store
 from decoct.apply import apply, extend
+from decoct.errors import PlanError
 from decoct.method import Method
-from decoct.plan import Draft, Edit, from_json, to_json
+from decoct.plan import Draft, Edit, Keep, from_json, to_json
 from decoct.run import gap
 from decoct.task import Task
 
@@ -44,9 +46,12 @@ def small(seed: int = 0) -> tuple[Draft, Task]:
 def check_method(method: Method, draft: Draft, task: Task, tolerance: float = 1e-4) -> None:
     """Raise MethodError, saying which, unless `method` keeps every rule on this draft and task.
 
-    The model given is untouched by planning; a plan survives JSON; applying it twice is applying it once; the same seed
-    gives the same plan; the file that is saved holds the draft's tensors and promises exactly, and what runs from it
-    agrees with the draft within `tolerance` of the largest output.
+    The model given is untouched by planning; a plan survives JSON; the same seed gives the same plan; applying it twice
+    is applying it once, or, of a plan that cuts, replaying it on the model that came in gives the model that was
+    planned, and on one that is cut already it is refused; the file that is saved holds the draft's tensors and promises
+    exactly, and what runs from it agrees with the draft within `tolerance` of the largest output.
+
+    draft: with a model that nothing has been cut from yet.
     """
     before = {name: tensor.clone() for name, tensor in draft.model.state_dict().items()}
     edits = _planned(method, draft, task)
@@ -57,10 +62,10 @@ def check_method(method: Method, draft: Draft, task: Task, tolerance: float = 1e
     if to_json(_planned(method, draft, task)) != to_json(edits):
         raise MethodError(f"{method}: the same seed gives another plan")
     after = extend(draft, edits)
-    if not _equal(after.model.state_dict(), apply(after.model, edits).state_dict()):
-        raise MethodError(f"{method}: applying its edits twice is not applying them once")
-    if to_json(extend(after, edits).plan) != to_json(after.plan):
-        raise MethodError(f"{method}: its edits do not merge with themselves")
+    if any(isinstance(edit, Keep) and len(edit.index) < edit.size for edit in edits):
+        _check_replay(method, draft, after)
+    else:
+        _check_twice(method, after, edits)
     _check_file(method, draft, after, tolerance)
 
 
@@ -71,6 +76,33 @@ def _planned(method: Method, draft: Draft, task: Task) -> list[Edit]:
 
 def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _check_twice(method: Method, after: Draft, edits: list[Edit]) -> None:
+    """Edits that leave shapes as they are can be applied again and change nothing."""
+    if not _equal(after.model.state_dict(), apply(after.model, edits).state_dict()):
+        raise MethodError(f"{method}: applying its edits twice is not applying them once")
+    if to_json(extend(after, edits).plan) != to_json(after.plan):
+        raise MethodError(f"{method}: its edits do not merge with themselves")
+
+
+def _check_replay(method: Method, before: Draft, after: Draft) -> None:
+    """A plan that cuts leads from what came in to what was planned, and is refused where it has been done already."""
+    replayed = apply(before.model, after.plan)
+    if not _equal(after.model.state_dict(), replayed.state_dict()) or _numbers(after.model) != _numbers(replayed):
+        raise MethodError(f"{method}: replaying its plan on the model that came in gives another model")
+    for again in (lambda: apply(after.model, after.plan), lambda: extend(after, after.plan)):
+        with suppress(PlanError):
+            again()
+            raise MethodError(f"{method}: its plan, which cuts, can be applied to a model that is cut already")
+
+
+def _numbers(model: nn.Module) -> dict[str, dict[str, object]]:
+    """What the modules count: whole numbers, and tuples of them, by module."""
+    return {
+        name: {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)}
+        for name, module in model.named_modules()
+    }
 
 
 def _check_file(method: Method, before: Draft, after: Draft, tolerance: float) -> None:

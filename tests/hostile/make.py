@@ -118,6 +118,17 @@ def with_meta(**meta) -> bytes:
     return build(meta=META | meta)
 
 
+def kept(**changes) -> bytes:
+    """A file with one Keep, of 12 positions the first 3, of which something is changed; None takes a field away."""
+    edit = {"edit": "Keep", "tensor": "weight", "dim": 0, "size": 12, "kept": "4AA="} | changes
+    return with_meta(edits=[{name: value for name, value in edit.items() if value is not None}])
+
+
+def counted(**changes) -> bytes:
+    """A file with one Attribute of which something is changed."""
+    return with_meta(edits=[{"edit": "Attribute", "module": "", "name": "groups", "value": 3} | changes])
+
+
 def with_graph(graph: bytes) -> bytes:
     """A file with this graph chunk."""
     return build(flags=NAMED | HAS_META | HAS_GRAPH, chunks=(CHUNK, graph))
@@ -194,6 +205,43 @@ CASES: dict[str, tuple[bytes, str]] = {
     "edits-unknown": (with_meta(edits=[{"edit": "Execute", "code": "1"}]), "unknown edit 'Execute'"),
     "edits-form": (with_meta(edits={"edit": "Keep"}), "'edits' does not have the form"),
     "edits-cycle": (with_meta(edits=[{"edit": ["Keep"]}]), "unknown edit ['Keep']"),
+    "keep-base64": (kept(kept="4A!="), "edit 0, Keep: its 'kept' is no bitmap of 12 positions"),
+    "keep-base64-loose": (kept(kept="4AB="), "edit 0, Keep: its 'kept' is no bitmap of 12 positions"),
+    "keep-short": (kept(size=17), "edit 0, Keep: its 'kept' is no bitmap of 17 positions"),
+    "keep-long": (kept(size=8), "edit 0, Keep: its 'kept' is no bitmap of 8 positions"),
+    "keep-size-huge": (kept(size=2**40), "edit 0, Keep: its 'kept' is no bitmap of 1099511627776 positions"),
+    "keep-beyond": (kept(kept="4Ag="), "edit 0, Keep: its 'kept' is no bitmap of 12 positions"),
+    "keep-nothing": (kept(kept="AAA="), "edit 0, Keep: its 'kept' is no bitmap of 12 positions"),
+    "keep-list": (kept(kept=[0, 1, 2]), "edit 0, Keep: its 'kept' does not have the form"),
+    "keep-size-none": (kept(size=0, kept=""), "edit 0, Keep: its 'size' does not have the form"),
+    "keep-size-float": (kept(size=12.0), "edit 0, Keep: its 'size' does not have the form"),
+    "keep-dim-negative": (kept(dim=-1), "edit 0, Keep: its 'dim' does not have the form"),
+    "keep-dim-large": (kept(dim=32), "edit 0, Keep: its 'dim' does not have the form"),
+    "keep-dim-flag": (kept(dim=False), "edit 0, Keep: its 'dim' does not have the form"),
+    "keep-unnamed": (kept(tensor=None), "edit 0, Keep: its 'tensor' does not have the form"),
+    "keep-name-empty": (kept(tensor=""), "edit 0, Keep: its 'tensor' does not have the form"),
+    "keep-more": (kept(then="exec"), "edit 0, Keep: it says too much"),
+    "keep-twice": (
+        with_meta(edits=[{"edit": "Keep", "tensor": "weight", "dim": 0, "size": 3, "kept": "4A=="}] * 2),
+        "edit 1, Keep: there is one of the same place before it",
+    ),
+    "keep-bare": (
+        build(
+            flags=HAS_META,
+            dtypes=varint(1) + bytes([FLOAT32]) + u32(0),
+            named=b"",
+            meta={"edits": [{"edit": "Keep", "tensor": "weight", "dim": 0, "size": 2**62, "kept": "4A=="}]},
+        ),
+        "edit 0, Keep: its 'kept' is no bitmap of 4611686018427387904 positions",
+    ),
+    "attribute-none": (counted(value=0), "edit 0, Attribute: its 'value' does not have the form"),
+    "attribute-float": (counted(value=3.0), "edit 0, Attribute: its 'value' does not have the form"),
+    "attribute-huge": (counted(value=2**63), "edit 0, Attribute: its 'value' does not have the form"),
+    "attribute-unnamed": (counted(name=""), "edit 0, Attribute: its 'name' does not have the form"),
+    "attribute-module": (counted(module=None), "edit 0, Attribute: its 'module' does not have the form"),
+    "attribute-more": (counted(code="1"), "edit 0, Attribute: it says too much"),
+    "casts-form": (with_meta(casts=["weight"]), "'casts' does not have the form"),
+    "casts-dtype": (with_meta(casts={"weight": "float8"}), "'casts' does not have the form"),
     "graph-bomb": (with_graph(varint(100) + BOMB), "the graph does not inflate to the 100 bytes"),
     "graph-huge": (with_graph(varint(2**50) + BOMB), "the size of the graph is 1125899906842624; the most is"),
     "graph-empty": (with_graph(b""), "the size of the graph needs 1 bytes; 0 are left"),

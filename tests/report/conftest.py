@@ -90,6 +90,12 @@ def rows() -> list[dict[str, Any]]:
     return [*stages, last]
 
 
+def widths(groups: dict[str, tuple[int, int]], macs: int) -> dict[str, Any]:
+    """What a round of structured pruning tells."""
+    listed = [{"name": name, "before": before, "after": after} for name, (before, after) in groups.items()]
+    return {"kind": "widths", "groups": listed, "macs_before": macs, "macs_after": macs - 26620}
+
+
 def events() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"kind": "environment", "decoct": "0.1.0", "torch": "2.13.0", "python": "3.11.2", "machine": "A processor",
@@ -104,6 +110,11 @@ def events() -> list[dict[str, Any]]:
             loss, score = 0.05 * math.exp(-epoch / 4) + 0.004, 98.4 - 1.2 * math.exp(-epoch / 3)
             found.append({"kind": "epoch", "epoch": epoch, "epochs": epochs, "loss": loss, "validation": score,
                           "lr": 0.01, "seconds": 3.1})  # fmt: skip
+        if method.startswith("prune."):
+            found += [
+                widths({"fc1": (300, 270), "fc2": (100, 100)}, 266200),
+                widths({"fc1": (270, 240), "fc2": (100, 90)}, 239580),
+            ]
         found.append({"kind": "step", "step": step, "method": method, "seconds": 200.0})
     for name, share in DENSITY.items():
         count = math.prod(SHAPES[name])
@@ -148,6 +159,12 @@ def write_run(
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes a run directory of a name: ``make_run(name, rows=, events=, recipe=, size=)``."""
     return lambda name="run", **parts: write_run(tmp_path / name, **parts)
+
+
+@pytest.fixture
+def cut() -> Callable[[dict[str, tuple[int, int]], int], dict[str, Any]]:
+    """Makes an event of widths: ``cut({"fc1": (300, 270)}, macs)``."""
+    return widths
 
 
 @pytest.fixture(scope="session")

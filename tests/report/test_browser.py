@@ -124,6 +124,7 @@ def test_it_loads_and_holds_the_numbers_of_the_run(report: Path, tmp_path: Path)
     assert shown.column("sections", "bytes") == [
         rows[-1]["sections"][kind] for kind in ("values", "positions", "table", "model", "header", "graph")
     ]
+    assert shown.column("widths", "before") == [300, 100] and shown.column("widths", "after") == [240, 90]
     accounts = [16104, *(rows[-1][f"bytes_{kind}"] for kind in ("ans", "huffman", "entropy", "paper", "bare"))]
     assert shown.column("accounts", "bytes") == [*accounts, rows[-1]["onnx_bytes"]]
 
@@ -135,7 +136,7 @@ def test_its_plots_are_drawn_it_fits_the_screen_and_tables_sort_by_a_click(
     document, logged = browse(measured(report), tmp_path / "profile", width)
     assert console(logged) == []
     shown = Tables(document)
-    assert len(shown.plots) == 6
+    assert len(shown.plots) == 7
     for drawn in shown.plots:
         across, down = map(int, drawn.split("x"))
         assert across > 300 and down > 60

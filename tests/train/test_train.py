@@ -123,6 +123,25 @@ def test_the_best_epoch_is_kept() -> None:
     assert to_json(best) == to_json(second)
 
 
+def test_a_penalty_of_the_model_is_added_to_the_loss() -> None:
+    """That of the absolute weights is what l1 is."""
+    draft, task = small()
+    seen: list[type] = []
+
+    def norm(model: nn.Module) -> torch.Tensor:
+        seen.append(type(model))
+        return 0.01 * sum(each.abs().sum() for each in model.parameters() if each.dim() > 1)  # type: ignore[return-value]
+
+    given = {"epochs": 2, "lr": 0.05, "keep": "last"}
+    expected = extend(draft, train(draft, task, **given, l1=0.01)).tensors()
+    for fields in ({"penalty": norm}, {"penalty": lambda model: norm(model) / 2, "l1": 0.005}):
+        found = extend(draft, train(draft, task, **given, **fields)).tensors()
+        torch.testing.assert_close(found, expected)
+    assert set(seen) == {type(draft.model)}
+    plain = extend(draft, train(draft, task, **given)).tensors()
+    assert plain["5.weight"].abs().sum() > 1.05 * expected["5.weight"].abs().sum()
+
+
 def test_a_loss_that_is_no_number_stops_the_training_and_says_where() -> None:
     draft, task = small()
 

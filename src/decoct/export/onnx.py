@@ -7,7 +7,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from copy import deepcopy
 from typing import Any
 
@@ -45,7 +45,7 @@ def to_onnx(model: nn.Module, example: Any) -> onnx.ModelProto:
             cause = error.__cause__ or error
             raise TraceError(f"torch cannot export {type(model).__name__} to ONNX: {first_line(cause)}") from error
     assert program is not None
-    return _named_outputs(_without_zero_biases(program.model_proto))
+    return _named_outputs(_without_zero_biases(program.model_proto, set(model.state_dict())))
 
 
 def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
@@ -83,28 +83,49 @@ def _named_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _without_zero_biases(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _without_zero_biases(proto: onnx.ModelProto, own: Set[str]) -> onnx.ModelProto:
     """Take away the zeros that the exporter computes for the bias of a convolution that has none.
 
-    They hide from the runtime that convolution, BatchNorm and ReLU can be one operation, and cost it a third of its speed.
+    They hide from the runtime that convolution, BatchNorm and ReLU can be one operation: it would lose a third of its
+    speed.
+
+    own: the names of the model's tensors, which stay even where they are zero.
     """
     graph = proto.graph
     makers = {name: node for node in graph.node for name in node.output}
-    values = {each.name: each for each in graph.initializer}
+    values = {each.name: each for each in graph.initializer if each.name not in own}
+    freed = []
     for node in graph.node:
         if (
             node.op_type in ("Conv", "ConvTranspose")
             and len(node.input) == 3
             and _is_zero(node.input[2], makers, values)
         ):
-            del node.input[2]
-    while True:
-        read = {name for node in graph.node for name in node.input} | {port.name for port in graph.output}
-        unread = [node for node in graph.node if not read.intersection(node.output)]
-        if not unread:
-            return proto
-        for node in unread:
-            graph.node.remove(node)
+            freed.append(node.input.pop())
+    for name in freed:
+        _drop(graph, name, makers)
+    return proto
+
+
+def _drop(graph: onnx.GraphProto, name: str, makers: Mapping[str, onnx.NodeProto]) -> None:
+    """Remove what makes a value, and what is made for it alone, if nothing reads it."""
+    node = makers.get(name)
+    if node is None or node not in graph.node or set(_read(graph)) & set(node.output):
+        return
+    inputs = list(node.input)
+    graph.node.remove(node)
+    for each in inputs:
+        _drop(graph, each, makers)
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name that a graph, or a subgraph in it, reads."""
+    yield from (port.name for port in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _read(inner)
 
 
 def _is_zero(name: str, makers: Mapping[str, onnx.NodeProto], values: Mapping[str, onnx.TensorProto]) -> bool:

@@ -11,6 +11,7 @@ Operations pass labels on and join them (an edge between two atoms: both or neit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -32,7 +33,9 @@ ANY = _Any()
 FIXED = 0
 """The atom of positions that cannot be removed."""
 
-SPACE = "it is a dimension of space"
+FIRM = "what cannot be cut: the input, space or time"
+KERNEL = "it is a dimension of a kernel"
+"""Why the height and width of a filter stay; too plain to be listed."""
 
 Label = np.ndarray | _Any | None
 Labels = list[Label]
@@ -49,8 +52,11 @@ class Work:
 
 
 class Flow:
-    """One pass over a tape. `choices` says, at a site where one of several dimensions must be the one that can be cut,
-    which; a site without a choice takes its first option, and all sites are in `sites` afterwards."""
+    """One pass over a tape.
+
+    choices: at a site where only one of several dimensions can be cut, which; without a choice it is the first option.
+    All sites that were met are in `sites` afterwards.
+    """
 
     def __init__(self, tape: Tape, choices: Mapping[Site, Any]) -> None:
         self.tape, self.choices = tape, choices
@@ -58,10 +64,12 @@ class Flow:
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.axes: dict[tuple[str, int], np.ndarray] = {}
+        self.starts: list[int] = []  # the first atom of each axis, in their order
         self.roles: dict[tuple[str, int], set[str]] = {}
-        self.groupings: list[tuple[str, str, np.ndarray, int]] = []  # module, attribute, labels, positions in one
+        self.groupings: list[tuple[str, str, np.ndarray]] = []  # module, attribute, what it counts
         self.work: list[Work] = []
         self.crossings: dict[str, list[np.ndarray]] = {}  # module -> labels that its own operations make
+        self.doubtful: list[np.ndarray] = []  # the depth of attention: a model's code seldom lets it change
         self.labels: dict[int, Labels] = {}
         self.atoms = 1
         self.weights = set(tape.parameters)  # parameters, and what is only moved from one
@@ -89,6 +97,7 @@ class Flow:
     def _fresh(self, name: str, dim: int, size: int) -> Label:
         atoms = self.new(size)
         self.axes[name, dim] = atoms
+        self.starts.append(int(atoms[0]))
         return atoms if size > 1 else ANY
 
     def new(self, size: int) -> np.ndarray:
@@ -136,21 +145,10 @@ class Flow:
     def role(self, label: Label, role: str) -> None:
         """Note what parameters' dimensions are to an operation: `out`, `in`, `scale` or `shift`."""
         if isinstance(label, np.ndarray) and label.size:
-            first = label[0]
-            for axis, atoms in self._axes_of(first):
-                if atoms[0] <= first <= atoms[-1]:
-                    self.roles.setdefault(axis, set()).add(role)
-
-    def _axes_of(self, atom: int) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-        starts, axes = self._index()
-        place = int(np.searchsorted(starts, atom, side="right")) - 1
-        if place >= 0:
-            yield axes[place], self.axes[axes[place]]
-
-    def _index(self) -> tuple[np.ndarray, list[tuple[str, int]]]:
-        if getattr(self, "_indexed", None) is None or len(self._indexed[1]) != len(self.axes):
-            self._indexed = (np.array([atoms[0] for atoms in self.axes.values()]), list(self.axes))
-        return self._indexed
+            place = int(np.searchsorted(self.starts, label[0], side="right")) - 1
+            axis = list(self.axes)[place] if place >= 0 else None
+            if axis is not None and label[0] <= self.axes[axis][-1]:
+                self.roles.setdefault(axis, set()).add(role)
 
     def choose(self, site: Site, options: list[Any]) -> Any:
         """The option taken at a site."""
@@ -171,7 +169,8 @@ class Flow:
         for ref in op.outputs:
             found = [label for label in self.of(ref) if isinstance(label, np.ndarray)]
             if found:
-                self.crossings.setdefault(op.module, []).extend(found)
+                for module in _with_parents(op.module):
+                    self.crossings.setdefault(module, []).extend(found)
 
     def put(self, ref: Ref, labels: Labels) -> None:
         """Label a tensor; single positions fit anything, data written into constants is not one."""
@@ -197,12 +196,11 @@ class Flow:
         result: Labels = []
         for back in range(len(out.shape), 0, -1):
             meeting = [self.of(ref)[-back] for ref in refs if len(ref.shape) >= back and ref.shape[-back] > 1]
-            result.append(self.join(meeting, f"{op.name} joins it with what cannot be cut") if meeting else ANY)
-        if op.name == "aten.copy_" and any(isinstance(label, np.ndarray) for label in self.of(refs[1])):
-            if any(label is ANY and isinstance(new, np.ndarray)
-                   for label, new in zip(self.of(refs[0]), result, strict=True)):  # fmt: skip
-                for label in result:
-                    self.freeze(label, "it is written into a part of another tensor")
+            result.append(self.join(meeting, f"{op.name} joins it with {FIRM}") if meeting else ANY)
+        if op.name == "aten.copy_":
+            for old, new in zip(self.of(refs[0]), result, strict=True):
+                if old is ANY:
+                    self.freeze(new, "it is written into a part of another tensor")
         for ref in op.outputs:
             self.put(ref, list(result))
 
@@ -210,13 +208,10 @@ class Flow:
         """Batch and channels pass; the dimensions of space cannot be cut."""
         source = op.refs()[0]
         labels = self.of(source)
-        space = next((int(each[0]) for each in op.name.split("_") if each[:2] in ("1d", "2d", "3d")), 0)
-        space = space or next(
-            (int(op.name[at - 1]) for at in [op.name.find("d", 5)] if at > 0 and op.name[at - 1].isdigit()), 0
-        )
-        kept = len(labels) - (space or max(len(labels) - 2, 0))
+        said = re.search(r"([123])d", op.name)
+        kept = len(labels) - (int(said[1]) if said else max(len(labels) - 2, 0))
         for label in labels[kept:]:
-            self.freeze(label, SPACE)
+            self.freeze(label, f"{op.name} in {op.module or 'the model'} slides over it")
         for ref in op.outputs:
             self.put(ref, [*labels[:kept], *[None] * (len(ref.shape) - kept)])
 
@@ -236,21 +231,34 @@ class Flow:
             return
         if all(ref.key in self.weights for ref in refs):
             self.weights.update(ref.key for ref in op.outputs)
-        markers = op.maps.get("markers")
-        if markers is None:
-            markers = op.maps["markers"] = Markers(op, self.tape.constants)
+        plain = frozenset(self._plain_dims(op, refs))
+        if plain not in op.maps:
+            op.maps[plain] = Markers(op, self.tape.constants, plain)
+        markers = op.maps[plain]
         for number, ref in enumerate(op.outputs):
             self.put(ref, self._arrived(op, markers, number))
 
+    def _plain_dims(self, op: Op, refs: list[Ref]) -> Iterator[int]:
+        """The dimensions of tensors that are joined that hold nothing to follow."""
+        if op.name != "aten.cat" or any(len(ref.shape) != len(refs[0].shape) for ref in refs):
+            return
+        joined = op.argument("dim", 0) % len(refs[0].shape)
+        for dim in range(len(refs[0].shape)):
+            if dim != joined and not any(isinstance(self.of(ref)[dim], np.ndarray) for ref in refs):
+                yield dim
+
     def _arrived(self, op: Op, markers: Markers, output: int) -> Labels:
         """The labels of one output of a movement."""
-        shape = markers.outputs[output]
-        coming: list[list[tuple[int, int, np.ndarray]]] = [[] for _ in shape]  # per dimension: source, its dim, atoms
-        for source, ref in enumerate(markers.sources):
+        coming: list[list[tuple[int, int, np.ndarray]]] = [[] for _ in markers.outputs[output]]
+        sources = [ref for ref in op.refs() if id(ref) in markers.moved]
+        for source, ref in enumerate(sources):
             for dim, label in enumerate(self.of(ref)):
                 if isinstance(label, np.ndarray):
                     self._follow(op, markers, source, dim, output, label, coming)
-        return [self._merged(op, markers, output, dim, found) if found else None for dim, found in enumerate(coming)]
+        return [
+            self._merged(op, markers, sources, output, dim, found) if found else None
+            for dim, found in enumerate(coming)
+        ]
 
     def _follow(
         self, op: Op, markers: Markers, source: int, dim: int, output: int, label: np.ndarray,
@@ -267,21 +275,27 @@ class Flow:
             else:
                 coming[to].append((source, dim, np.where(index == NOWHERE, FIXED, label[index])))
         elif move.spread:
-            options = list(move.spread)
-            site = (op.name, markers.sources[source].shape, markers.outputs[output], dim, "split")
-            to = self.choose(site, options)
-            pairs = move.spread[to]
-            position, entry = pairs[:, 0], pairs[:, 1]
-            start = np.flatnonzero(np.r_[True, position[1:] != position[:-1]])
-            first = np.full(markers.outputs[output][to], FIXED)
-            first[position[start]] = label[entry[start]]
+            site = (op.name, markers.sources[source], markers.outputs[output], dim, "split")
+            exact = [at for at, pairs in move.spread.items() if self._agrees(label, pairs)]
+            to = exact[0] if exact else self.choose(site, list(move.spread))
+            position, entry = move.spread[to].T
             if not self._all_covered(label, entry):
                 self.freeze(label, f"{op.name} takes some of its positions by number")
                 return
+            start = np.flatnonzero(np.r_[True, position[1:] != position[:-1]])
+            first = np.full(markers.outputs[output][to], FIXED)
+            first[position[start]] = label[entry[start]]
             self.edges.append((first[position], label[entry]))
             coming[to].append((source, dim, first))
         elif label.size > 1:
             self.freeze(label, f"{op.name} picks one of its positions by number")
+
+    @staticmethod
+    def _agrees(label: np.ndarray, pairs: np.ndarray) -> bool:
+        """Whether all that lies at one position of a dimension belongs together already: then that one can be cut."""
+        position, entry = pairs.T
+        atoms = label[entry]
+        return bool((atoms[1:] == atoms[:-1])[position[1:] == position[:-1]].all())
 
     @staticmethod
     def _all_covered(label: np.ndarray, entry: np.ndarray) -> bool:
@@ -309,9 +323,10 @@ class Flow:
         return False
 
     def _merged(
-        self, op: Op, markers: Markers, output: int, dim: int, found: list[tuple[int, int, np.ndarray]]
-    ) -> Label:
-        """One label for an output dimension out of all that arrives there."""
+        self, op: Op, markers: Markers, sources: list[Ref], output: int, dim: int,
+        found: list[tuple[int, int, np.ndarray]],
+    ) -> Label:  # fmt: skip
+        """One label for an output dimension out of all that arrives there: (source, its dimension, atoms)."""
         size = markers.outputs[output][dim]
         by_source: dict[int, list[tuple[int, np.ndarray]]] = {}
         for source, at, atoms in found:
@@ -320,7 +335,7 @@ class Flow:
         for source, parts in by_source.items():
             at = parts[0][0]
             if len(parts) > 1:  # several dimensions of one source were flattened into this one
-                site = (op.name, markers.sources[source].shape, markers.outputs[output], dim, "merge")
+                site = (op.name, markers.sources[source], markers.outputs[output], dim, "merge")
                 at = self.choose(site, [each for each, _ in parts])
             for each, atoms in parts:
                 if each != at:
@@ -330,33 +345,39 @@ class Flow:
             both = there & (result != -1)
             self.edges.append((result[both], atoms[both]))
             result = np.where(there & (result == -1), atoms, result)
-        for source, ref in enumerate(markers.sources):
+        for source, ref in enumerate(sources):
             if source not in by_source and not all(label is ANY for label in self.of(ref)):
                 there = markers.positions(source, dim, output)
-                self.freeze(result[there & (result > 0)], f"{op.name} joins it with what cannot be cut")
-                result = np.where(there, FIXED, result)
-        return np.where(result == -1, FIXED, result)
+                self.freeze(result[there & (result > 0)], f"{op.name} joins it with {FIRM}")
+                result = np.where(there, self._firm(f"{op.name} puts beside it {FIRM}"), result)
+        own = self._firm(f"{op.name} in {op.module or 'the model'} puts its own values beside it")
+        return np.where(result == -1, own, result)
+
+    def _firm(self, reason: str) -> np.ndarray:
+        """An atom that cannot be removed."""
+        atom = self.new(1)
+        self.freeze(atom, reason)
+        return atom
 
     # ------------------------------------------------------------------------------------------------- contractions
 
     def contract(self, one: Label, other: Label, op: Op) -> None:
         """Two dimensions that are multiplied and summed."""
-        self.join([one, other], f"{op.name} sums it with what cannot be cut")
+        self.join([one, other], f"{op.name} sums it with {FIRM}")
 
     def _mm(self, op: Op) -> None:
         left, right = op.refs()[-2:]
         *batch, rows, inner = self.of(left)
         *other, inner_too, columns = self.of(right)
         self.contract(inner, inner_too, op)
+        if left.key not in self.weights and right.key not in self.weights:
+            self.doubtful += [label for label in (inner, columns) if isinstance(label, np.ndarray)]
         for ref, within, out in ((left, inner, rows), (right, inner_too, columns)):
             if ref.key in self.weights:
                 self.role(within, "in")
                 self.role(out, "out")
         result = [
-            *(
-                self.join(pair, f"{op.name} joins it with what cannot be cut")
-                for pair in zip(batch, other, strict=True)
-            ),
+            *(self.join(pair, f"{op.name} joins it with {FIRM}") for pair in zip(batch, other, strict=True)),
             rows,
             columns,
         ]
@@ -401,8 +422,10 @@ class Flow:
         bias, transposed, groups = op.argument("bias"), op.argument("transposed"), op.argument("groups")
         batch, channels, *space = self.of(inputs)
         first, second, *kernel = self.of(weight)
-        for label in [*space, *kernel]:
-            self.freeze(label, SPACE)
+        for label in kernel:
+            self.freeze(label, KERNEL)
+        for label in space:
+            self.freeze(label, f"{op.name} in {op.module or 'the model'} slides over it")
         out, inner = (second, first) if transposed else (first, second)
         result: Label
         if groups == 1:
@@ -421,52 +444,43 @@ class Flow:
         self.put(op.outputs[0], labels)
 
     def _grouped(self, op: Op, channels: Label, weight: Ref, groups: int, transposed: bool) -> Label:
-        """A grouped convolution: cut whole groups, or the same channels from every group."""
+        """A grouped convolution: cut whole groups, or the same channels from every group.
+
+        Its weight is (out, in / groups, ...), of a transposed one (in, out / groups, ...). Returns the label of what
+        comes out.
+        """
         first, second, *_ = self.of(weight)
-        # of a plain one the weight is (out, in / groups), of a transposed one (in, out / groups)
-        reason = f"{op.name} has groups of channels that cannot be cut"
+        reason = f"{op.name} joins it with {FIRM}"
         if transposed:
-            self.join([channels, first], reason)
-            result = self.new(groups * weight.shape[1])
+            channels = self.join([channels, first], reason)
+            result: Label = self.new(groups * weight.shape[1])
         else:
             result = first
-        sides = [first, result] if transposed else [channels, first]
-        per_input = (weight.shape[0] if transposed else op.argument("input").shape[1]) // groups
-        options = ["groups", "within"] if groups >= per_input else ["within", "groups"]
-        if per_input == 1:
-            options = ["groups"]
-        site = (op.name, weight.shape, groups, op.module if per_input == 1 else "", "grouped")
-        if self.choose(site, options) == "groups":
-            self.freeze(second, reason + " but whole")
-            heads = []
-            for label in sides:
-                if label is None:
-                    heads.append(None)
-                    continue
-                assert isinstance(label, np.ndarray) or label is ANY
-                if isinstance(label, np.ndarray):
-                    parts = label.reshape(groups, -1)
-                    self.edges += [(parts[:, 0], parts[:, other]) for other in range(1, parts.shape[1])]
-                    heads.append(np.ascontiguousarray(parts[:, 0]))
-            head = self.join(heads, reason)
-            if isinstance(head, np.ndarray):
-                self.groupings.append((op.module, "groups", head, 1))
-            if not isinstance(head, np.ndarray):
-                for label in sides:
-                    self.freeze(label, reason)
-        else:
-            for label in sides:
-                if isinstance(label, np.ndarray):
-                    self.fold(label, label.size // groups)
-            if transposed:
-                self.edges.append((np.tile(self._array(second, weight.shape[1]), groups), result))
-            else:
-                inner = self._array(second, weight.shape[1])
-                if isinstance(channels, np.ndarray):
-                    self.edges.append((np.tile(inner, groups), channels))
-                else:
-                    self.freeze(inner, reason)
+        reads = op.argument("input").shape[1] // groups
+        options = ["within", "groups"] if groups < reads else ["groups", "within"] if reads > 1 else ["groups"]
+        if self.choose((op.name, weight.shape, groups, "grouped"), options) == "groups":
+            self._whole_groups(op, [channels, result], groups)
+            self.freeze(second, "only whole groups of it can be cut")
+            return result
+        for label in (channels, result):
+            if isinstance(label, np.ndarray):
+                self.fold(label, label.size // groups)
+        inside = np.tile(self._array(second, weight.shape[1]), groups)
+        self.join([inside, result if transposed else channels], reason)
         return result
+
+    def _whole_groups(self, op: Op, sides: list[Label], groups: int) -> None:
+        """Join the channels of each group, and the groups of all sides."""
+        heads: list[Label] = []
+        for label in sides:
+            if isinstance(label, np.ndarray):
+                parts = label.reshape(groups, -1)
+                self.edges += [(parts[:, 0], parts[:, other]) for other in range(1, parts.shape[1])]
+                label = np.ascontiguousarray(parts[:, 0])
+            heads.append(label)
+        head = self.join(heads, f"{op.name} joins it with {FIRM}")
+        if isinstance(head, np.ndarray):
+            self.groupings.append((op.module, "groups", head))
 
     def _array(self, label: Label, size: int) -> np.ndarray:
         return label if isinstance(label, np.ndarray) else np.full(size, FIXED)
@@ -479,13 +493,14 @@ class Flow:
         if op.argument("scale") is None:
             self.freeze(depth, f"{op.name} scales by it")
         self.contract(depth, depth_k, op)
+        self.doubtful += [label for label in (depth, depth_v) if isinstance(label, np.ndarray)]
         result: Labels = []
         for place, (q, k, v) in enumerate(zip(heads, kv, kv_too, strict=True)):
-            shared = self.join([k, v], "attention joins it with what cannot be cut")
+            shared = self.join([k, v], f"attention joins it with {FIRM}")
             repeat = query.shape[place] // max(key.shape[place], 1)
             if repeat > 1 and isinstance(shared, np.ndarray):
                 shared = np.repeat(shared, repeat)
-            result.append(self.join([q, shared], "attention joins it with what cannot be cut"))
+            result.append(self.join([q, shared], f"attention joins it with {FIRM}"))
         self._count(op, 2 * prod(query.shape) * key.shape[-2], [*heads, depth_v])
         self.put(op.outputs[0], [*result, None, depth_v])
         for ref in op.outputs[1:]:
@@ -504,7 +519,7 @@ class Flow:
         if statistics:
             for label in (batch, *rest):
                 self.freeze(label, f"{op.name} normalises over it")
-        channels = self.join([channels, *labels], f"{op.name} joins it with what cannot be cut")
+        channels = self.join([channels, *labels], f"{op.name} joins it with {FIRM}")
         self.put(op.outputs[0], [batch, channels, *rest])
         for ref in op.outputs[1:]:
             self.put(ref, [None] * len(ref.shape))
@@ -529,7 +544,8 @@ class Flow:
             self.freeze(label, f"group_norm in {op.module} normalises over it")
         vectors = [vector for name in ("weight", "bias") if isinstance(vector := op.argument(name), Ref)]
         channels = self.join(
-            [channels, *(self.of(vector)[0] for vector in vectors)], "group_norm joins it with what cannot be cut"
+            [channels, *(self.of(vector)[0] for vector in vectors)],
+            f"group_norm joins it with {FIRM}",
         )
         if isinstance(channels, np.ndarray):
             if groups == 1:
@@ -537,7 +553,7 @@ class Flow:
             else:
                 parts = channels.reshape(groups, -1)
                 self.edges += [(parts[:, 0], parts[:, other]) for other in range(1, parts.shape[1])]
-                self.groupings.append((op.module, "num_groups", np.ascontiguousarray(parts[:, 0]), 1))
+                self.groupings.append((op.module, "num_groups", np.ascontiguousarray(parts[:, 0])))
         self.put(op.outputs[0], [batch, channels, *rest])
         for ref in op.outputs[1:]:
             self.put(ref, [None] * len(ref.shape))
@@ -596,7 +612,7 @@ class Flow:
     # ---------------------------------------------------------------------------------------------------- recurrent
 
     def _recurrent(self, op: Op) -> None:
-        inputs, hidden, flat, _, layers, _, _, both, batch_first = op.args
+        inputs, hidden, flat, _, layers, _, _, both, *_ = op.args
         if not isinstance(inputs, Ref) or not isinstance(flat, list | tuple):
             self._unknown(op)  # a packed sequence
             return
@@ -609,7 +625,7 @@ class Flow:
         units = self.new(cells)
         out = self.new(flat[1].shape[1]) if projected else units
         last = self.of(inputs)[-1]
-        reason = f"{op.module or op.name} joins it with what cannot be cut"
+        reason = f"{op.module or op.name} joins it with {FIRM}"
         for number in range(layers):
             for direction in range(directions):
                 part = flat[(number * directions + direction) * per :][:per]
@@ -641,6 +657,18 @@ class Flow:
             self.put(ref, [*[None] * (len(ref.shape) - 1), label])
 
 
+def _with_parents(path: str) -> Iterator[str]:
+    """A module's path and those of the modules that it is in.
+
+    >>> list(_with_parents("layer1.0"))
+    ['layer1.0', 'layer1', '']
+    """
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
 def _is_pointwise(op: Op) -> bool:
     return torch.Tag.pointwise in getattr(op.function, "tags", ())
 
@@ -649,10 +677,19 @@ def _named(names: str) -> list[str]:
     return [f"aten.{name}" for name in names.split()]
 
 
-POINTWISE = frozenset(_named("hardswish hardsigmoid hardtanh relu6 prelu _prelu_kernel native_dropout copy fill dropout mish "
-                             "masked_fill where rrelu celu selu elu softplus leaky_relu threshold"))  # fmt: skip
-SPATIAL = tuple(_named("max_pool avg_pool adaptive_avg_pool adaptive_max_pool _adaptive_avg_pool upsample_ _upsample "
-                       "reflection_pad replication_pad grid_sampler fractional_max_pool lp_pool max_unpool"))  # fmt: skip
+POINTWISE = frozenset(
+    _named(
+        "hardswish hardsigmoid hardtanh relu6 prelu _prelu_kernel native_dropout copy fill dropout mish masked_fill "
+        "where rrelu celu selu elu softplus leaky_relu threshold"
+    )
+)
+"""Those that torch does not tag as such."""
+SPATIAL = tuple(
+    _named(
+        "max_pool avg_pool adaptive_avg_pool adaptive_max_pool _adaptive_avg_pool upsample_ _upsample reflection_pad "
+        "replication_pad grid_sampler fractional_max_pool lp_pool max_unpool"
+    )
+)
 INDEXED = frozenset(_named("index index_select gather take_along_dim repeat_interleave"))
 
 RULES: dict[str, Callable[[Flow, Op], None]] = {
@@ -672,7 +709,7 @@ RULES: dict[str, Callable[[Flow, Op], None]] = {
     **dict.fromkeys(_named("embedding"), Flow._embedding),
     **dict.fromkeys(_named("zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like full_like "
                            "empty_like empty_strided new_empty_strided scalar_tensor"), Flow._made),
-    **dict.fromkeys(SCALARS_ASKED := _named("_local_scalar_dense is_nonzero item equal sym_size _assert_async "
+    **dict.fromkeys(_named("_local_scalar_dense is_nonzero item equal sym_size _assert_async "
                                             "_assert_tensor_metadata"), Flow._asked),
     **dict.fromkeys(_named("_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
                            "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "

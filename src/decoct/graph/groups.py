@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from decoct.errors import RecipeError, nearest
-from decoct.graph.flow import FIXED, SPACE, Flow, Site
+from decoct.graph.flow import FIXED, KERNEL, Flow, Site
 from decoct.graph.tape import Tape, record
 
 MOST_TRIALS = 64
@@ -116,6 +117,26 @@ class Graph:
             total += each.macs * share
         return round(total)
 
+    def matching(self, pattern: str, field: str) -> set[str]:
+        """The names of the groups that a glob, or several joined by commas, matches.
+
+        RecipeError, beginning with `field`, for one that matches none: frozen with a reason, or unknown.
+        """
+        names = [group.name for group in self.groups]
+        found: set[str] = set()
+        for glob in (each.strip() for each in pattern.split(",")):
+            matched = {name for name in names if fnmatchcase(name, glob)}
+            if not matched:
+                why = next((each for each in self.frozen if fnmatchcase(each.tensor.rpartition(".")[0], glob)), None)
+                said = (
+                    f": {why.tensor} cannot be cut: {why.reason}"
+                    if why
+                    else f"{nearest(glob, names)}; there are {names}"
+                )
+                raise RecipeError(f"{field}: no group matches {glob!r}{said}")
+            found |= matched
+        return found
+
     def group(self, name: str) -> Group:
         """The group of a name; RecipeError, naming the nearest, where there is none."""
         names = [group.name for group in self.groups]
@@ -155,6 +176,8 @@ def _worth(flow: Flow) -> tuple[int, int]:
     """What a flow leaves to remove: entries of weights that lie in free positions, then the number of free units."""
     root = components(flow.atoms, flow.edges)
     free = ~_frozen_roots(flow, root)
+    for atoms in flow.doubtful:
+        free[root[atoms]] = False
     entries = 0
     units: set[int] = set()
     shapes = {flow.tape.parameters[key]: flow.tape.shapes[key] for key in flow.tape.parameters}
@@ -247,7 +270,7 @@ class _Builder:
                 members.append(Member(name, dim, units, frozenset(self.flow.roles.get((name, dim), ()))))
         counts = tuple(
             (module, attribute, np.where(self.owner[self.root[labels]] == number, self.unit[self.root[labels]], -1))
-            for module, attribute, labels, _ in self.flow.groupings
+            for module, attribute, labels in self.flow.groupings
             if (self.owner[self.root[labels]] == number).any()
         )
         outs = [member for member in members if "out" in member.roles] or members
@@ -268,7 +291,7 @@ class _Builder:
             if first is None:
                 first = "its positions can only be removed all together" if not self.frozen[roots[held][0]] else (
                     "it meets positions that cannot be removed")  # fmt: skip
-            if first != SPACE:
+            if first != KERNEL:
                 found.append(Frozen(name, dim, int(held.sum()), first))
         return tuple(found)
 

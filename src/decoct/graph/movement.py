@@ -7,6 +7,7 @@ out tell, for each output dimension, which positions of each source dimension li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -32,6 +33,16 @@ MOVEMENTS = frozenset(
 )  # fmt: skip
 
 
+VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "alias", "detach", "expand", "permute", "select", "slice", "split", "split_with_sizes", "squeeze", "t",
+        "transpose", "unbind", "unsqueeze", "view", "_reshape_alias", "_unsafe_view", "diagonal", "unfold",
+    )
+)  # fmt: skip
+"""Those that may leave all entries where they are; whether one does is seen, see `Markers._seen_in_strides`."""
+
+
 @dataclass(frozen=True)
 class Move:
     """How the positions of one source dimension lie in one output tensor.
@@ -46,27 +57,45 @@ class Move:
 
 
 class Markers:
-    """The places that came out of one operation."""
+    """The places that come out of one operation.
 
-    def __init__(self, op: Op, constants: dict[int, Tensor]) -> None:
-        self.sources = [ref for ref in op.refs() if ref.key not in constants or _is_moved(ref, op)]
-        self.outputs = [ref.shape for ref in op.outputs]
+    plain: dimensions of all sources that hold nothing to follow; joining tensors (cat) does not look at their size, so
+        one position stands for all of them.
+    """
+
+    def __init__(self, op: Op, constants: dict[int, Tensor], plain: frozenset[int] = frozenset()) -> None:
+        self.op, self.constants = op, constants
+        refs = [ref for ref in op.refs() if ref.key not in constants or _is_moved(ref, op)]
+        self.moved = {id(ref) for ref in refs}
+        self.sources = [tuple(1 if dim in plain else size for dim, size in enumerate(ref.shape)) for ref in refs]
+        self.outputs = [tuple(1 if dim in plain else size for dim, size in enumerate(ref.shape)) for ref in op.outputs]
         self.moves: dict[tuple[int, int, int], Move | None] = {}
-        offsets = np.cumsum([1, *(prod(ref.shape) for ref in self.sources)])
-        marked = iter(
-            torch.arange(offset, offset + prod(ref.shape), dtype=torch.float64).view(ref.shape)
-            for offset, ref in zip(offsets.tolist(), self.sources, strict=False)
-        )
-        moved = {id(ref) for ref in self.sources}
+        self.offsets = np.cumsum([1, *map(prod, self.sources)])
+
+    @cached_property
+    def places(self) -> list[np.ndarray]:
+        """Per output, the number of the entry that lies at each place, counted from 1 through all sources.
+
+        0 is what the operation itself put there.
+        """
+        marked = [
+            torch.arange(start, start + prod(shape), dtype=torch.float64).view(shape)
+            for start, shape in zip(self.offsets.tolist(), self.sources, strict=False)
+        ]
+        return [result.numpy().astype(np.int64) for result in self._run(marked)]
+
+    def _run(self, marked: list[Tensor]) -> list[Tensor]:
+        """The operation on markers in place of the sources."""
+        coming = iter(marked)
         args, kwargs = tree_map_only(
-            Ref, lambda ref: next(marked) if id(ref) in moved else constants[ref.key], (op.args, op.kwargs)
+            Ref,
+            lambda ref: next(coming) if id(ref) in self.moved else self.constants[ref.key],
+            (self.op.args, self.op.kwargs),
         )
         kwargs = {name: value for name, value in kwargs.items() if name not in ("dtype", "device", "pin_memory")}
-        if op.name == "aten.constant_pad_nd":
+        if self.op.name == "aten.constant_pad_nd":
             args = (args[0], args[1], 0.0)
-        results = [leaf for leaf in tree_leaves(op.function(*args, **kwargs)) if isinstance(leaf, Tensor)]
-        self.places = [result.numpy().astype(np.int64) for result in results]  # 0: put there by the operation itself
-        self.offsets = offsets
+        return [leaf for leaf in tree_leaves(self.op.function(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
     def part(self, source: int, output: int) -> tuple[np.ndarray, np.ndarray]:
         """Where in an output (flat) entries of a source lie, and which entries (flat) they are."""
@@ -79,17 +108,36 @@ class Markers:
         """How a source dimension lies in an output; None where nothing of the source is there."""
         key = (source, dim, output)
         if key not in self.moves:
-            self.moves[key] = self._move(*key)
+            self.moves[key] = self._seen_in_strides(dim, output) or self._move(*key)
         return self.moves[key]
+
+    def _seen_in_strides(self, dim: int, output: int) -> Move | None:
+        """The same for an operation that only looks at its one source differently; None where it does more.
+
+        A marker that takes no room but along one dimension goes through it: where the output has a stride, it lies.
+        """
+        if len(self.sources) != 1 or self.op.name not in VIEWS:
+            return None
+        (shape,) = self.sources
+        line = torch.arange(shape[dim], dtype=torch.float64)
+        spread = line.view([-1 if each == dim else 1 for each in range(len(shape))]).expand(shape)
+        try:
+            result = self._run([spread])[output]
+        except RuntimeError:  # a view that needs its entries side by side
+            return None
+        strided = [each for each in range(result.dim()) if result.stride(each) and result.shape[each] > 1]
+        if len(strided) != 1 or result.untyped_storage().data_ptr() != line.untyped_storage().data_ptr():
+            return None
+        index = result[tuple(slice(None) if each == strided[0] else 0 for each in range(result.dim()))]
+        return Move({strided[0]: index.numpy().astype(np.int64)}, {})
 
     def _move(self, source: int, dim: int, output: int) -> Move | None:
         where, entries = self.part(source, output)
         if not where.size:
             return None
-        shape, out = self.sources[source].shape, self.outputs[output]
+        shape, out = self.sources[source], self.outputs[output]
         size = shape[dim]
         index = entries // prod(shape[dim + 1 :]) % size
-        along: dict[int, np.ndarray] = {}
         spread: dict[int, np.ndarray] = {}
         for each in sorted(range(len(out)), key=lambda each: each != dim):
             position = where // prod(out[each + 1 :]) % out[each]
@@ -101,9 +149,7 @@ class Markers:
             present = seen[counts > 0]
             if not (present == present[0]).all():
                 spread[each] = np.argwhere(seen)
-        if not spread and (index == index[0]).all():
-            along = {}
-        return Move(along, spread)
+        return Move({}, spread)
 
     def positions(self, source: int, dim: int, output: int) -> np.ndarray:
         """At which positions of an output dimension there are entries of a source (bool)."""
@@ -116,7 +162,7 @@ class Markers:
     def missing(self, dim: int, output: int) -> np.ndarray:
         """At which positions of an output dimension there is nothing but what the operation itself put (bool)."""
         places = np.moveaxis(self.places[output], dim, 0).reshape(self.outputs[output][dim], -1)
-        return ~(places > 0).any(1)
+        return np.asarray(~(places > 0).any(1))
 
 
 def _varies(seen: np.ndarray, counts: np.ndarray) -> bool:

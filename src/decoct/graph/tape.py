@@ -1,6 +1,6 @@
 """What a model does with one example, as a list of operations: recorded while it runs, not guessed from its source.
 
-Every operation that reaches torch's dispatcher is written down with what it reads and makes, each tensor under a number.
+Every operation that reaches torch's dispatcher is written down with what it reads and makes, tensors under numbers.
 Recurrent layers are one operation. Control flow that depends on the data would make the recording true for this example
 only: it is refused.
 """
@@ -113,9 +113,7 @@ def record(model: nn.Module, example: Any) -> Tape:
         raise TraceError(f"the model's forward fails on the example: {first_line(error)}") from error
     outputs = [recorder.ref(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
     if not outputs:
-        raise TraceError(
-            f"the model gives no tensor but {type(result).__name__}: its outputs must not be pruned unseen"
-        )
+        raise TraceError(f"the model gives {type(result).__name__}, no tensor, so nothing shows what it computes")
     return Tape(
         recorder.ops, recorder.parameters, recorder.shapes, given, outputs, recorder.constants, recorder.written
     )
@@ -125,8 +123,14 @@ def plain(model: nn.Module) -> nn.Module:
     """A copy in eval mode whose parametrized tensors are plain ones of the same name and value."""
     model = deepcopy(model).eval()
     for module in list(model.modules()):
-        for name in list(getattr(module, "parametrizations", {})) if parametrize.is_parametrized(module) else []:
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        if not parametrize.is_parametrized(module):
+            continue
+        values = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
+        # torch's own way to remove parametrizations takes them from the class, which the original shares.
+        module.__class__ = module.__class__.__bases__[0]
+        del module._modules["parametrizations"]
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value.clone()))
     return model
 
 
@@ -166,6 +170,14 @@ class _Recorder(TorchDispatchMode):
         self.shapes[key] = tuple(tensor.shape)
         return Ref(key, tuple(tensor.shape))
 
+    def _read(self, tensor: Tensor) -> Ref:
+        """The number of a tensor that is read; one from nowhere (an attribute that is no buffer) is a constant."""
+        new = tensor not in self.keys
+        ref = self.ref(tensor)
+        if new:
+            self.constants[ref.key] = tensor
+        return ref
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not self.silent:
@@ -174,14 +186,14 @@ class _Recorder(TorchDispatchMode):
 
     def note(self, name: str, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Write one operation down."""
-        args, kwargs = tree_map_only(Tensor, self.ref, (args, kwargs))
+        args, kwargs = tree_map_only(Tensor, self._read, (args, kwargs))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         op = Op(name, function, tuple(args), kwargs, [self.ref(tensor) for tensor in made], self.path[-1])
         read = [ref.key for ref in op.refs()]
         if name in SCALARS and any(key in self.data and key in self.decisive for key in read):
             raise TraceError(
-                f"data-dependent control flow in {op.module or 'the model'}: its forward asks for the value of a tensor "
-                f"({name}), so other data may take another way; rewrite it with torch.where, or leave that part out"
+                f"data-dependent control flow in {op.module or 'the model'}: its forward asks for the value of a "
+                f"tensor ({name}), so other data may take another way; rewrite it with torch.where"
             )
         for kind in (self.data, self.decisive):
             if any(key in kind for key in read):

@@ -11,10 +11,11 @@ the lowest go, with their BatchNorm entries and the kernels of the next layer th
 retrained. What must go with a filter is found by following the channels through the model (`decoct.graph`).
 
 Differs: scope = "global" ranks all layers together (the paper ranks within each); scores are then divided by their
-group's mean, since raw sums grow with fan-in and would wipe out early layers (normalise = False gives the raw ones). The
-strength may be set by a budget of multiply-accumulates or of latency. Of the channels that a shortcut ties together the
-scores of all tied filters are added. Every cut is checked against the masked model, BatchNorm statistics are estimated
-anew, and the layers that read what was removed may be fitted to give what they gave (He 2017, arXiv 1707.06168).
+group's mean, since raw sums grow with fan-in and would wipe out early layers (normalise = False gives the raw ones).
+The strength may be set by a budget of multiply-accumulates or of latency. Of the channels that a shortcut ties together
+the scores of all tied filters are added. Every cut is checked against the masked model, BatchNorm statistics are
+estimated anew, and the layers that read what was removed may be fitted to give what they gave (He 2017, arXiv
+1707.06168).
 
 Result: resnet-20-half, resnet-56-b and resnet-56-half on CIFAR-10; see docs/results.md.
 """
@@ -22,23 +23,22 @@ Result: resnet-20-half, resnet-56-b and resnet-56-half on CIFAR-10; see docs/res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from decoct.apply import between, extend
-from decoct.errors import RecipeError, nearest
+from decoct.errors import RecipeError
 from decoct.events import emit
 from decoct.graph import Graph, Group, groups
 from decoct.graph.removal import positions
 from decoct.method import per_tensor
 from decoct.plan import Draft, Edit
-from decoct.prune.importance import IMPORTANCES, Evidence, gather
+from decoct.prune.importance import IMPORTANCES, NEED_DATA, Evidence, gather
 from decoct.prune.latency import Latencies
 from decoct.prune.reconstruct import absorbed, fitted
-from decoct.prune.widths import Limits, Removal, Scores, by_ratio, globally, least_that_fits
+from decoct.prune.widths import Limits, Removal, Scores, by_ratio, cheapest, globally, least_that_fits, lowest
 from decoct.selfcheck import verified
 from decoct.task import Task
 from decoct.train.finetune import Finetune
@@ -53,7 +53,7 @@ class Filters:
     ratio: share of a group's filters removed, in [0, 1); for scope = "layer" also by glob of group names, as
         {"layer1*" = 0.6, "*" = 0.3}. With a budget it only says in what proportion groups are narrowed.
     scope: layer (within each group) or global (over all groups).
-    importance: l1, l2, batchnorm, taylor or activation.
+    importance: l1, l2, batchnorm, taylor, activation or reconstruction; see `decoct.prune.importance`.
     normalise: with scope = "global", divide the scores of a group by their mean.
     counting: independent, or greedy: kernels that read filters removed already do not count.
     groups, skip: globs, joined by commas, of the groups that may be pruned and of those left alone.
@@ -89,7 +89,8 @@ class Filters:
         ratios = self.ratio.values() if isinstance(self.ratio, Mapping) else [self.ratio]
         if not all(0 <= ratio < 1 for ratio in ratios):
             raise RecipeError(
-                f"ratio is the share of filters removed, at least 0 and below 1, not {self.ratio}: a layer cannot be emptied"
+                f"ratio is the share of filters removed, at least 0 and below 1, not {self.ratio}: no layer can be "
+                "emptied"
             )
         for name, budget in (("macs", self.macs), ("latency", self.latency)):
             if budget is not None and not 0 < budget < 1:
@@ -100,102 +101,103 @@ class Filters:
             raise RecipeError("minimum, multiple and rounds are at least 1, batches at least 0, least in 0-1")
         if self.scope == "global" and (isinstance(self.ratio, Mapping) or self.counting == "greedy"):
             raise RecipeError("a ratio by glob, and greedy counting, go with scope = 'layer'")
-        if self.importance in ("taylor", "activation") and self.batches < 1:
+        if self.importance in NEED_DATA and self.batches < 1:
             raise RecipeError(f"importance {self.importance!r} needs data: give batches")
 
     def check(self, draft: Draft) -> None:
         """RecipeError or TraceError for what does not fit the model: globs, ratios, a model that cannot be followed."""
-        graph = groups(draft.model, _example(draft))
-        chosen = self._chosen(graph)
-        if isinstance(self.ratio, Mapping):
-            per_tensor(self.ratio, [group.name for group in chosen], "ratio")
-        if self.importance == "batchnorm":
-            for group in chosen:
-                IMPORTANCES["batchnorm"](group, gather(draft, None, "l1", 0))  # type: ignore[arg-type]
+        if draft.call is None:
+            raise RecipeError("filters are found by running the model: begin with Draft.of(model, task)")
+        chosen = self.chosen(groups(draft.model, draft.call.example))
+        self._ratios(chosen)
+        if self.importance == "batchnorm" and (bare := [group.name for group in chosen if not group.of("scale")]):
+            raise RecipeError(f"importance 'batchnorm': {', '.join(bare)} have none; use another, or skip them")
 
     def plan(self, draft: Draft, task: Task) -> list[Edit]:
         """Keep edits for all that goes, and the values after retraining."""
+        graph = groups(draft.model, task.example)
+        table = None if self.latency is None else Latencies.of(draft.model, task.example, graph)
+        sizes = {group.name: group.size for group in graph.groups}
+        start = _Start(sizes, self._ratios(self.chosen(graph)), graph.macs(), table.whole if table else 0.0)
         now = draft
-        start = groups(draft.model, task.example)
-        whole = start.macs()
-        table = Latencies.of(draft.model, task.example, start) if self.latency is not None else None
         for number in range(1, self.rounds + 1):
-            now = self._round(now, task, number / self.rounds, whole, table, draft)
+            now = self._round(now, task, start, number / self.rounds)
             if self.retrain is not None:
                 now = extend(now, train(now, task, **vars(self.retrain)))
         return between(draft, now)
 
-    def _round(
-        self, draft: Draft, task: Task, share: float, whole: int, table: Latencies | None, first: Draft
-    ) -> Draft:
+    def chosen(self, graph: Graph) -> list[Group]:
+        """The groups that may be pruned; RecipeError for a glob that matches none."""
+        wanted = graph.matching(self.groups, "groups")
+        left = graph.matching(self.skip, "skip") if self.skip else set()
+        return [group for group in graph.groups if group.name in wanted - left]
+
+    def _ratios(self, chosen: list[Group]) -> dict[str, float]:
+        return per_tensor(self.ratio, [group.name for group in chosen], "ratio")
+
+    def _round(self, draft: Draft, task: Task, start: _Start, share: float) -> Draft:
         """The draft with less left: after a `share` (0-1) of the way."""
         graph = groups(draft.model, task.example)
         frozen: dict[str, str] = {}
         while True:
-            chosen = [group for group in self._chosen(graph) if group.name not in frozen]
-            removed = self._removal(draft, task, graph, chosen, share, whole, table)
+            chosen = [each for each in graph.groups if each.name in start.ratios and each.name not in frozen]
+            removed = self._removal(draft, task, graph, chosen, start, share)
             edits, refused = verified(draft.model, task.example, graph, removed)
             if not refused:
                 break
             frozen |= refused
         _tell(graph, frozen, removed)
         after = extend(draft, edits)
-        if removed and self.fit and self.batches:
-            after = extend(after, fitted(draft, after, task, positions(graph, removed), self.batches))
-        elif removed and self.batches:
-            after = extend(after, absorbed(draft, after, task, positions(graph, removed), self.batches))
+        if removed and self.batches:
+            mend = fitted if self.fit else absorbed
+            after = extend(after, mend(draft, after, task, positions(graph, removed), self.batches))
         return extend(after, reestimate(after, task, self.batches))
 
-    def _chosen(self, graph: Graph) -> list[Group]:
-        """The groups that may be pruned; RecipeError for a glob that matches none, naming what is frozen."""
-        names = [group.name for group in graph.groups]
-        wanted = _matching(self.groups, names, graph, "groups")
-        left = _matching(self.skip, names, graph, "skip") if self.skip else set()
-        return [group for group in graph.groups if group.name in wanted - left]
-
     def _removal(
-        self, draft: Draft, task: Task, graph: Graph, chosen: list[Group], share: float, whole: int,
-        table: Latencies | None,
-    ) -> Removal:  # fmt: skip
+        self, draft: Draft, task: Task, graph: Graph, chosen: list[Group], start: _Start, share: float
+    ) -> Removal:
         """Which units go, by the scores and the ratio or budget."""
         limits = Limits(self.minimum, self.least, self.multiple)
         evidence = gather(draft, task, self.importance, self.batches)
-        ratios = per_tensor(self.ratio, [group.name for group in chosen], "ratio") if chosen else {}
         if self.counting == "greedy":
-            return self._greedily(evidence, chosen, {name: share * ratio for name, ratio in ratios.items()}, limits)
-        score = IMPORTANCES[self.importance]
-        scores: Scores = {group.name: score(group, evidence) for group in chosen}
+            return self._greedily(evidence, chosen, start.left(chosen, share), limits)
+        scores: Scores = {group.name: IMPORTANCES[self.importance](group, evidence) for group in chosen}
         if self.scope == "global" and self.normalise:
             scores = {name: each / each.mean().clamp(min=1e-12) for name, each in scores.items()}
-        removals = self._by_strength(scores, ratios, limits)
-        if table is not None:
-            budget = table.whole * _after(self.latency, share)
-            return table.cheapest(graph, scores, limits, budget)
+        if self.latency is not None:
+            table = Latencies.of(draft.model, task.example, graph)
+            savings = {group.name: table.savings(group, limits) for group in chosen}
+            need = table.whole - start.milliseconds * _after(self.latency, share)
+            return cheapest(scores, savings, need, "the budget of latency")
         if self.macs is not None:
-            return least_that_fits(removals, graph.macs, whole * _after(self.macs, share), "a budget of MACs")
-        return removals(share if self.scope == "layer" else share * float(self.ratio))  # type: ignore[arg-type]
-
-    def _by_strength(self, scores: Scores, ratios: Mapping[str, float], limits: Limits):  # type: ignore[no-untyped-def]
-        """What goes at a strength in 0-1; with a budget, 1 is all that the limits allow."""
-        total = sum(map(len, scores.values()))
+            return self._by_macs(graph, chosen, scores, start, limits, round(start.macs * _after(self.macs, share)))
         if self.scope == "global":
-            return lambda strength: globally(scores, round(strength * total), limits)
-        scale = 1 / max([*ratios.values(), 1e-12]) if self.macs is not None else 1.0
-        return lambda strength: by_ratio(
-            scores, {name: min(strength * scale * ratio, 1.0) for name, ratio in ratios.items()}, limits
-        )
+            assert not isinstance(self.ratio, Mapping)
+            total, now = sum(start.sizes[group.name] for group in chosen), sum(group.size for group in chosen)
+            return globally(scores, round(now - total * (1 - share * self.ratio)), limits)
+        return by_ratio(scores, start.left(chosen, share), limits)
+
+    def _by_macs(
+        self, graph: Graph, chosen: list[Group], scores: Scores, start: _Start, limits: Limits, budget: int
+    ) -> Removal:
+        if self.scope == "global":
+            return _within(graph, chosen, scores, limits, budget)
+        steepest = max([*start.ratios.values(), 1e-12])
+
+        def removal(strength: float) -> Removal:
+            return by_ratio(scores, start.left(chosen, strength / steepest), limits)
+
+        return least_that_fits(removal, graph.macs, budget, "a budget of MACs")
 
     def _greedily(
         self, evidence: Evidence, chosen: list[Group], ratios: Mapping[str, float], limits: Limits
     ) -> Removal:
         """Group by group in the order of the network, without the kernels that read what went before."""
         tensors = {name: each.clone() for name, each in evidence.tensors.items()}
+        left = replace(evidence, tensors=tensors)
         removed: Removal = {}
         for group in chosen:
-            scores = {
-                group.name: IMPORTANCES[self.importance](group, Evidence(tensors, evidence.gradients, evidence.energy))
-            }
-            removed |= by_ratio(scores, ratios, limits)
+            removed |= by_ratio({group.name: IMPORTANCES[self.importance](group, left)}, ratios, limits)
             for member in group.members:
                 if tensors[member.tensor].is_floating_point():
                     gone = np.flatnonzero(np.isin(member.units, removed[group.name]))
@@ -203,32 +205,49 @@ class Filters:
         return removed
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What rounds count from: widths, ratios, MACs and latency before the first."""
+
+    sizes: Mapping[str, int]
+    ratios: Mapping[str, float]
+    macs: int
+    milliseconds: float
+
+    def left(self, chosen: list[Group], share: float) -> dict[str, float]:
+        """The share of what each group has now that goes, to have lost `share` times its ratio in all."""
+        kept = {name: self.sizes[name] * (1 - min(share * ratio, 1.0)) for name, ratio in self.ratios.items()}
+        return {group.name: min(max(1 - kept[group.name] / group.size, 0.0), 1.0) for group in chosen}
+
+
+def _within(graph: Graph, chosen: list[Group], scores: Scores, limits: Limits, budget: int) -> Removal:
+    """The removal of least score within a budget of multiply-accumulates.
+
+    Where layers lie between two groups less is saved than both save alone, so more is asked for until it fits.
+    """
+    now = graph.macs()
+    savings = {
+        group.name: {
+            kept: float(now - graph.macs({group.name: lowest(scores[group.name], group.size - kept)}))
+            for kept in sorted({limits.kept(group.size, wanted) for wanted in range(1, group.size + 1)})
+        }
+        for group in chosen
+    }
+    narrowest = {name: lowest(scores[name], len(scores[name]) - min(each)) for name, each in savings.items()}
+    least_that_fits(lambda _: narrowest, graph.macs, budget, "a budget of MACs")
+    need, most = float(now - budget), sum(max(each.values()) for each in savings.values())
+    while need < most:
+        removed = cheapest(scores, savings, need, "the budget of MACs")
+        if graph.macs(removed) <= budget:
+            return removed
+        need *= 1.01
+    return narrowest
+
+
 def _after(budget: float | None, share: float) -> float:
     """What may be left after a share of the way to a budget."""
     assert budget is not None
     return 1 - (1 - budget) * share
-
-
-def _example(draft: Draft) -> object:
-    if draft.call is None:
-        raise RecipeError("filters are found by running the model: begin with Draft.of(model, task)")
-    return draft.call.example
-
-
-def _matching(pattern: str, names: list[str], graph: Graph, field: str) -> set[str]:
-    from fnmatch import fnmatchcase
-
-    found: set[str] = set()
-    for glob in (each.strip() for each in pattern.split(",")):
-        matched = {name for name in names if fnmatchcase(name, glob)}
-        if not matched:
-            why = next((each for each in graph.frozen if fnmatchcase(each.tensor.rpartition(".")[0], glob)), None)
-            said = (
-                f": {why.tensor} cannot be cut: {why.reason}" if why else f"{nearest(glob, names)}; there are {names}"
-            )
-            raise RecipeError(f"{field}: no group matches {glob!r}{said}")
-        found |= matched
-    return found
 
 
 def _tell(graph: Graph, frozen: Mapping[str, str], removed: Mapping[str, np.ndarray]) -> None:
@@ -240,6 +259,3 @@ def _tell(graph: Graph, frozen: Mapping[str, str], removed: Mapping[str, np.ndar
                 for group in graph.groups],
         macs_before=graph.macs(), macs_after=graph.macs(removed),
     )  # fmt: skip
-
-
-__all__ = ["Filters", "Tensor"]

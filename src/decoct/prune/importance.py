@@ -21,6 +21,7 @@ from decoct.errors import RecipeError, TaskError
 from decoct.graph import Group, Member
 from decoct.graph.tape import plain
 from decoct.plan import Draft
+from decoct.prune.reconstruct import covariances
 from decoct.task import Task, call, device_of, to_device
 
 
@@ -31,11 +32,13 @@ class Evidence:
     tensors: parameters and buffers by name, parametrized ones as their modules have them.
     gradients: per training batch, the gradient of every parameter (only for `taylor`).
     energy: mean square of each input position of a module, by its weight's name (only for `activation`).
+    moments: covariance of a layer's input patches (fan-in, fan-in), by its weight's name (only for `reconstruction`).
     """
 
     tensors: Mapping[str, Tensor]
     gradients: list[Mapping[str, Tensor]] = field(default_factory=list)
     energy: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Importance = Callable[[Group, Evidence], Tensor]
@@ -85,7 +88,63 @@ def activation(group: Group, evidence: Evidence) -> Tensor:
     return group.sum(lambda member: evidence.energy[member.tensor], readers[:1])
 
 
-IMPORTANCES: dict[str, Importance] = {each.__name__: each for each in (l1, l2, batchnorm, taylor, activation)}
+def reconstruction(group: Group, evidence: Evidence) -> Tensor:
+    """What the outputs of a unit's readers lose when it goes, (units,), as shares of their variance.
+
+    With the covariance H of a reader's inputs and its weights W, removing the columns u and fitting the others anew
+    costs tr(W_u [(H^-1)_uu]^-1 W_u^T); then W and H^-1 are updated, and the next unit is chosen.
+    """
+    readers = [member for member in group.of("in") if member.tensor in evidence.moments]
+    if not readers:
+        raise RecipeError(f"{group.name}: no dense layer or plain convolution reads it; use importance 'l1'")
+    states = [_Reader(member, evidence) for member in readers]
+    left, scores, last = list(range(group.size)), torch.zeros(group.size, dtype=torch.float64), 0.0
+    while left:
+        costs = [sum(state.cost(unit) for state in states) for unit in left]
+        place = min(range(len(left)), key=costs.__getitem__)
+        last = max(last, float(costs[place]))
+        scores[left[place]] = last
+        unit = left.pop(place)
+        for state in states:
+            state.remove(unit)
+    return scores
+
+
+class _Reader:
+    """A layer that reads a group, as units of the group go."""
+
+    def __init__(self, member: Member, evidence: Evidence) -> None:
+        weight = evidence.tensors[member.tensor].double()
+        moments = evidence.moments[member.tensor]
+        per = weight[0, 0].numel()
+        units = torch.from_numpy(member.units).repeat_interleave(per)
+        self.columns = {int(unit): torch.nonzero(units == unit).flatten() for unit in units.unique() if unit >= 0}
+        self.weight = weight.flatten(1).clone()
+        self.whole = float(((self.weight @ moments) * self.weight).sum()) or 1.0
+        damping = 1e-4 * moments.diagonal().mean().clamp(min=1e-12)
+        self.inverse = torch.linalg.inv(moments + damping * torch.eye(len(moments), dtype=torch.float64))
+
+    def cost(self, unit: int) -> float:
+        columns = self.columns.get(unit)
+        if columns is None:
+            return 0.0
+        part = self.weight[:, columns]
+        return float((torch.linalg.solve(self.inverse[columns[:, None], columns], part.T) * part.T).sum()) / self.whole
+
+    def remove(self, unit: int) -> None:
+        columns = self.columns.pop(unit, None)
+        if columns is None:
+            return
+        rows = torch.linalg.solve(self.inverse[columns[:, None], columns], self.inverse[columns])
+        self.weight -= self.weight[:, columns] @ rows
+        self.inverse -= self.inverse[:, columns] @ rows
+        self.weight[:, columns] = 0
+
+
+IMPORTANCES: dict[str, Importance] = {
+    each.__name__: each for each in (l1, l2, batchnorm, taylor, activation, reconstruction)
+}
+NEED_DATA = ("taylor", "activation", "reconstruction")
 
 
 def gather(draft: Draft, task: Task, importance: str, batches: int) -> Evidence:
@@ -94,6 +153,8 @@ def gather(draft: Draft, task: Task, importance: str, batches: int) -> Evidence:
     tensors = {name: each.detach() for name, each in [*model.named_parameters(), *model.named_buffers()]}
     if importance == "taylor":
         return Evidence(tensors, gradients=list(_gradients(model, task, batches)))
+    if importance == "reconstruction":
+        return Evidence(tensors, moments=covariances(model, task, batches))
     if importance == "activation":
         return Evidence(tensors, energy=_energy(model, task, batches))
     return Evidence(tensors)

@@ -1,4 +1,4 @@
-"""Latency by width: each layer timed by itself on ONNX Runtime, and the widths that cost least importance for a budget.
+"""Latency by width: each layer timed by itself on ONNX Runtime, at every width that its groups may take.
 
 A layer's time does not fall in a line with its channels (the runtime works in blocks of 8 or 16), so a budget of
 latency needs a table. Times of different groups are taken to add up, which is exact where no layer lies between two of
@@ -17,17 +17,15 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import nn
 
-from decoct.errors import RecipeError
 from decoct.events import emit
-from decoct.graph import Graph
+from decoct.graph import Graph, Group
 from decoct.graph.tape import plain
-from decoct.prune.widths import Limits, Removal, lowest
+from decoct.prune.widths import Limits
 from decoct.runtime import options
 from decoct.task import call, device_of, to_device
 
-BUCKETS = 2000
 WIDTHS = 8
 """Widths of a group that are timed, besides its own: equal steps of a multiple of 8, or of 1 for narrow groups."""
 
@@ -72,7 +70,7 @@ class Latencies:
             emit("progress", what="timing layers", done=done, total=len(wanted))
         return cls(layers, times)
 
-    def touched(self, group: Any, width: int) -> list[tuple[Layer, Layer]]:
+    def touched(self, group: Group, width: int) -> list[tuple[Layer, Layer]]:
         """The layers that a group runs through, at a width and as they are."""
         found = []
         for member in group.members:
@@ -87,55 +85,14 @@ class Latencies:
             found.append((layer.narrowed(out=size) if member.dim == 0 else layer.narrowed(inner=size), layer))
         return found
 
-    def saved(self, group: Any, width: int) -> float:
+    def saved(self, group: Group, width: int) -> float:
         """Milliseconds less at a width of a group."""
         return sum(self.times[layer] - self.times[narrow] for narrow, layer in self.touched(group, width))
 
-    def cheapest(self, graph: Graph, scores: Mapping[str, Tensor], limits: Limits, budget: float) -> Removal:
-        """The removal that loses the least importance within a budget of milliseconds; RecipeError if none is.
-
-        A group's loss is the sum of the scores that go, as a share of the sum over all of the group's units, times its
-        size. A dynamic programme over the time saved, in `BUCKETS` steps.
-        """
-        need = self.whole - budget
-        ways: list[list[tuple[int, float, float]]] = []  # per group: width, saved, lost
-        names = list(scores)
-        for name in names:
-            group, score = graph.group(name), scores[name].double()
-            total, ordered = float(score.sum()) or 1.0, score.sort().values
-            allowed = {limits.kept(group.size, width) for width in widths(group.size)} | {group.size}
-            timed = set(widths(group.size)) | {group.size}
-            ways.append([
-                (width, self.saved(group, width), float(ordered[: group.size - width].sum()) / total * group.size)
-                for width in sorted(allowed & timed)
-            ])  # fmt: skip
-        most = sum(max(saved for _, saved, _ in options) for options in ways)
-        if most < need:
-            raise RecipeError(
-                f"a budget of {budget:.3g} ms cannot be reached: the narrowest widths leave {self.whole - most:.3g} ms; "
-                "prune more groups, or lower minimum, least or multiple"
-            )
-        unit = need / BUCKETS
-        lost = np.full(BUCKETS + 1, np.inf)
-        lost[0] = 0.0
-        picks = []
-        for options_ in ways:
-            best, pick = np.full(BUCKETS + 1, np.inf), np.zeros((BUCKETS + 1, 2), dtype=np.int64)
-            for number, (_, saved, loss) in enumerate(options_):
-                step = int(max(saved, 0.0) / unit)
-                reached = np.minimum(np.arange(BUCKETS + 1) + step, BUCKETS)
-                for at in np.flatnonzero(np.isfinite(lost)):
-                    if (value := lost[at] + loss) < best[reached[at]]:
-                        best[reached[at]], pick[reached[at]] = value, (number, at)
-            lost = best
-            picks.append(pick)
-        reached_at = int(np.flatnonzero(np.isfinite(lost)).max())
-        removal: Removal = {}
-        at = reached_at
-        for name, options_, pick in zip(reversed(names), reversed(ways), reversed(picks), strict=True):
-            number, at = pick[at]
-            removal[name] = lowest(scores[name], len(scores[name]) - options_[number][0])
-        return removal
+    def savings(self, group: Group, limits: Limits) -> dict[int, float]:
+        """Milliseconds less at each width that a group may be given, by the number of units kept."""
+        allowed = {width for width in widths(group.size) if width == limits.kept(group.size, width)} | {group.size}
+        return {width: self.saved(group, width) for width in sorted(allowed)}
 
 
 def widths(size: int) -> list[int]:
@@ -191,7 +148,7 @@ def measured(layer: Layer, seconds: float = 0.06) -> float:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     session = ort.InferenceSession(model.SerializeToString(), options(1), providers=["CPUExecutionProvider"])
     feed = {"x": np.random.default_rng(1).standard_normal(layer.inputs).astype(np.float32)}
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
         began = time.perf_counter()

@@ -38,7 +38,7 @@ def absorbed(before: Draft, after: Draft, task: Task, gone: Positions, batches: 
     old = plain(before.model)
     names = [name for name, layer in _readers(old, gone).items() if layer.bias is not None]
     sums: dict[str, Tensor] = {}
-    with _watching(old, names, lambda name, layer, inputs, _: _add(sums, name, _channel_means(layer, inputs))):
+    with _Watching(old, names, lambda name, layer, inputs, _: _add(sums, name, _channel_means(layer, inputs))):
         count = _run([old], task, batches)
     values = {}
     tensors = after.tensors()
@@ -89,7 +89,7 @@ def _least_squares(
 
     def see(_: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
         wanted.append(outputs)
-        raise _Enough
+        raise _EnoughError
 
     def meet(_: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
         rows = _patches(module, inputs)  # (rows, fan-in)
@@ -101,9 +101,9 @@ def _least_squares(
         x = torch.cat([rows[some], torch.ones(len(some), 1)], 1).double()
         _add(moments, "xx", x.T @ x)
         _add(moments, "xy", x.T @ target[some][:, kept].double())
-        raise _Enough
+        raise _EnoughError
 
-    with _watching(old, [name], see), _watching(new, [name], meet):
+    with _Watching(old, [name], see), _Watching(new, [name], meet):
         _run([old, new], task, batches)
     start = torch.zeros_like(moments["xy"])
     start[:-1] = layer.weight.detach().flatten(1).T
@@ -115,13 +115,39 @@ def _least_squares(
     return solution[:-1].T.reshape(layer.weight.shape).to(layer.weight), solution[-1].to(layer.weight)
 
 
+def covariances(model: nn.Module, task: Task, batches: int) -> dict[str, Tensor]:
+    """The covariance of what each output of a layer is computed from, (fan-in, fan-in), by the name of its weight."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    draw = torch.Generator().manual_seed(0)
+
+    def see(name: str, layer: nn.Module, inputs: Tensor, _: Tensor) -> None:
+        rows = _patches(layer, inputs)
+        x = rows[torch.randperm(len(rows), generator=draw)[:ROWS]].double()
+        counts[name] = counts.get(name, 0) + len(x)
+        _add(sums, name, torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1).T @ x)
+
+    with _Watching(model, list(_plain_layers(model)), see):
+        _run([model], task, batches)
+    found = {}
+    for name, total in sums.items():
+        mean = total[-1] / counts[name]
+        found[f"{name}.weight"] = total[:-1] / counts[name] - mean[:, None] * mean
+    return found
+
+
+def _plain_layers(model: nn.Module) -> dict[str, Any]:
+    """Dense layers and convolutions without groups, by name."""
+    return {
+        name: layer for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    }  # fmt: skip
+
+
 def _readers(model: nn.Module, gone: Positions) -> dict[str, Any]:
     """The dense layers and plain convolutions that lose inputs, by name, in the order of the network."""
     lost = {tensor.removesuffix(".weight") for tensor, dim in gone if dim == 1 and tensor.endswith(".weight")}
-    return {
-        name: layer for name, layer in model.named_modules()
-        if name in lost and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
-    }  # fmt: skip
+    return {name: layer for name, layer in _plain_layers(model).items() if name in lost}
 
 
 def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
@@ -132,7 +158,7 @@ def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
     size: Any = layer.kernel_size
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    unfolded = F.unfold(padded, size, layer.dilation, 0, layer.stride)  # type: ignore[arg-type]
+    unfolded = F.unfold(padded, size, layer.dilation, 0, layer.stride)
     return unfolded.transpose(1, 2).flatten(0, 1)
 
 
@@ -145,7 +171,7 @@ def _add(sums: dict[str, Tensor], name: str, values: Tensor) -> None:
     sums[name] = sums[name] + values if name in sums else values
 
 
-class _watching:
+class _Watching:
     """Within the block, `seen(name, layer, inputs, outputs)` is called whenever one of the layers runs."""
 
     def __init__(
@@ -164,7 +190,7 @@ class _watching:
             handle.remove()
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """What was to be seen in a forward has been seen."""
 
 
@@ -175,7 +201,7 @@ def _run(models: list[nn.Module], task: Task, batches: int) -> int:
         for batch in islice(task.batches("train"), batches):
             inputs = task.split(to_device(batch, device_of(models[0])))[0]
             for model in models:
-                with suppress(_Enough):
+                with suppress(_EnoughError):
                     call(model, inputs)
             count += 1
     return count

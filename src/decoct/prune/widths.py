@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,9 @@ from decoct.errors import RecipeError
 Scores = Mapping[str, Tensor]
 Removal = dict[str, np.ndarray]
 Cost = Callable[[Removal], float]
+
+
+STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Limits:
 
     def kept(self, size: int, wanted: float) -> int:
         """The number of units to keep out of `size` where `wanted` would be right: rounded up to the multiple."""
-        floor = max(self.minimum, round(self.least * size), 1)
-        count = max(int(np.ceil(wanted - 1e-9)), min(floor, size))
+        floor = max(self.minimum, ceil(self.least * size - 1e-9), 1)
+        count = max(ceil(wanted - 1e-9), min(floor, size))
         count = -(-count // self.multiple) * self.multiple
         return min(count, size)
 
@@ -62,6 +66,54 @@ def globally(scores: Scores, count: int, limits: Limits) -> Removal:
     }
 
 
+def cheapest(scores: Scores, savings: Mapping[str, Mapping[int, float]], need: float, what: str) -> Removal:
+    """The removal that loses the least score and saves at least `need`.
+
+    savings: for each group, what each number of units that may be kept saves; groups add up. A group loses the sum of
+    the scores that go. Found by a dynamic programme over what has been saved, in steps of need / 2000,
+    rounded down. RecipeError where all together save less.
+    """
+    if need <= 0:
+        return {name: lowest(scores[name], 0) for name in savings}
+    most = sum(max(each.values()) for each in savings.values())
+    if most < need:
+        raise RecipeError(
+            f"{what} cannot be reached: {most:,.4g} of the {need:,.4g} that must go can be saved; prune more groups, "
+            "or lower minimum, least or multiple"
+        )
+    lost = np.full(STEPS + 1, np.inf)
+    lost[0] = 0.0
+    picks: list[tuple[list[int], np.ndarray, np.ndarray]] = []
+    for name, options in savings.items():
+        below = np.concatenate([[0.0], np.cumsum(np.sort(scores[name].double().numpy()))])
+        best, choice, origin = np.full(STEPS + 1, np.inf), np.zeros(STEPS + 1, int), np.zeros(STEPS + 1, int)
+        kept = sorted(options, reverse=True)
+        for number, count in enumerate(kept):
+            step = int(max(options[count], 0.0) / need * STEPS)
+            value = lost + below[len(scores[name]) - count]
+            reached = np.minimum(np.arange(STEPS + 1) + step, STEPS)
+            for at in _first_best(reached, value):
+                if value[at] < best[reached[at]]:
+                    best[reached[at]], choice[reached[at]], origin[reached[at]] = value[at], number, at
+        lost = best
+        picks.append((kept, choice, origin))
+    removal: Removal = {}
+    at = int(np.flatnonzero(np.isfinite(lost)).max())
+    for name, (kept, choice, origin) in zip(reversed(list(savings)), reversed(picks), strict=True):
+        removal[name] = lowest(scores[name], len(scores[name]) - kept[choice[at]])
+        at = origin[at]
+    return removal
+
+
+def _first_best(reached: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """The ways worth trying: places below the last are reached by one way each, the last by many."""
+    finite = np.flatnonzero(np.isfinite(value))
+    last = finite[reached[finite] == STEPS]
+    return np.concatenate(
+        [finite[reached[finite] < STEPS], last[value[last] == value[last].min()][:1] if len(last) else last]
+    )
+
+
 def least_that_fits(removals: Callable[[float], Removal], cost: Cost, budget: float, what: str) -> Removal:
     """The mildest of `removals(strength)`, strength in 0-1, whose cost is within the budget; found by halving.
 
@@ -70,8 +122,8 @@ def least_that_fits(removals: Callable[[float], Removal], cost: Cost, budget: fl
     strongest = removals(1.0)
     if cost(strongest) > budget:
         raise RecipeError(
-            f"{what} of {budget:,.0f} cannot be reached: with everything removed that may be, {cost(strongest):,.0f} are "
-            "left; prune more groups, or lower minimum, least or multiple"
+            f"{what} of {budget:,.0f} cannot be reached: with everything removed that may be, {cost(strongest):,.0f} "
+            "are left; prune more groups, or lower minimum, least or multiple"
         )
     low, high = 0.0, 1.0
     for _ in range(24):

@@ -17,7 +17,7 @@ from decoct.errors import FormatError, RecipeError
 from decoct.file import replacing
 from decoct.report import plots, words
 from decoct.report.published import claims
-from decoct.report.reading import KINDS, Row, Run, read
+from decoct.report.reading import KINDS, Row, Run, number, read
 
 HERE = Path(__file__).parent
 
@@ -49,7 +49,7 @@ def render(runs: Sequence[Run]) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     for shown in (words.size, words.amount, words.digits, words.percent, words.times, words.milliseconds, words.spread,
-                  words.duration, words.score):  # fmt: skip
+                  words.duration, words.score, words.change):  # fmt: skip
         environment.filters[shown.__name__] = shown
     environment.filters["exact"] = exact
     style = (HERE / "page.css").read_text(encoding="utf-8").replace("/* palette */", _palette())
@@ -63,6 +63,7 @@ def render(runs: Sequence[Run]) -> str:
         runs=views,
         comparison=plots.comparison(runs) if len(runs) > 1 else "",
         kinds=KINDS,
+        most=plots.MOST,
     )
 
 
@@ -121,7 +122,7 @@ def _view(run: Run, index: int) -> dict[str, Any]:
         "layers": plots.layers(run.last.layers),
         "accounts": plots.accounts({name: value for name, value, _ in _accounts(run) if name != "ONNX"}),
         "histograms": plots.histograms(_histograms(run)),
-        "training": plots.training(_trainings(run), run.last.score_name),
+        "training": plots.training(_by_step(run, "epoch"), run.last.score_name),
         "sensitivities": plots.sensitivities(_curves(run), run.last.score_name),
     }
     return {
@@ -138,6 +139,10 @@ def _view(run: Run, index: int) -> dict[str, Any]:
         "histograms": len(_histograms(run)),
         "histogram_stages": _histogram_stages(run),
         "tensors": len({event.get("tensor") for event in run.of_kind("histogram")}),
+        "narrowings": [
+            (each, _unique(_unique(plots.widths(each.groups), place), index))
+            for place, each in enumerate(_narrowings(run))
+        ],
         "densities": _densities(run),
         "claims": claims(run),
         "environment": _flat(run.environment),
@@ -173,9 +178,9 @@ def _tiles(run: Run) -> list[Tile]:
                 verdict.slower,
             )
         )
-    if last.parameters and last.nonzeros is not None:
-        detail = f"{words.amount(last.nonzeros)} of {words.amount(last.parameters)}"
-        tiles.append(Tile("weights left", words.percent(last.nonzeros / last.parameters), detail))
+    if (whole := run.first.parameters or last.parameters) and last.nonzeros is not None:
+        detail = f"{words.amount(last.nonzeros)} of {words.amount(whole)}"
+        tiles.append(Tile("weights left", words.percent(last.nonzeros / whole), detail))
     if run.size_bytes and run.first.parameters:
         rate = 8 * run.size_bytes / run.first.parameters
         tiles.append(Tile("bits per weight", words.digits(rate), "whole file, zeros counted"))
@@ -304,22 +309,56 @@ def _numbers(event: Mapping[str, Any], key: str, run: Run) -> list[float]:
     return values
 
 
-def _trainings(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The epochs of every step that trained, in order; those that a stopped run left behind and did again, once."""
+def _by_step(run: Run, kind: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The events of a kind of every step that has any, in order; what a stopped run did and did again, once."""
     steps: dict[int, tuple[str, list[dict[str, Any]]]] = {}
-    epochs: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for event in run.events:
         if event["kind"] == "environment":
-            epochs = []
-        elif event["kind"] == "epoch":
-            epochs.append(event)
+            events = []
+        elif event["kind"] == kind:
+            events.append(event)
         elif event["kind"] == "step":
-            number = event.get("step")
-            place = number if isinstance(number, int) else len(steps) + 1
-            steps[place] = (f"{place} {event.get('method', '')}".strip(), epochs)
-            epochs = []
-    trained = [step for _, step in sorted(steps.items()) if step[1]]
-    return [*trained, ("unfinished", epochs)] if epochs else trained
+            given = event.get("step")
+            place = given if isinstance(given, int) else len(steps) + 1
+            steps[place] = (f"{place} {event.get('method', '')}".strip(), events)
+            events = []
+    found = [step for _, step in sorted(steps.items()) if step[1]]
+    return [*found, ("unfinished", events)] if events else found
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """What a step cut: units before and after by group, and multiply-accumulates of one example."""
+
+    step: str
+    groups: dict[str, tuple[float, float]]
+    macs: tuple[float | None, float | None]
+
+
+def _narrowings(run: Run) -> list[Narrowing]:
+    """The steps that cut anything; of several rounds, from before the first to after the last."""
+    found = []
+    for step, events in _by_step(run, "widths"):
+        groups: dict[str, tuple[float, float]] = {}
+        for event in events:
+            for name, (before, after) in _widths(event, run).items():
+                groups[name] = (groups.get(name, (before,))[0], after)
+        if any(after < before for before, after in groups.values()):
+            where = f"{run.path / 'log.jsonl'}, macs of widths"
+            macs = (number(events[0].get("macs_before"), where), number(events[-1].get("macs_after"), where))
+            found.append(Narrowing(step, groups, macs))
+    return found
+
+
+def _widths(event: Mapping[str, Any], run: Run) -> dict[str, tuple[float, float]]:
+    where, groups = f"{run.path / 'log.jsonl'}, groups of widths", event.get("groups")
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        raise FormatError(f"{where}: expected a list of groups with name, before and after, found {groups!r:.60}")
+    counts = [(number(group.get("before"), where), number(group.get("after"), where)) for group in groups]
+    return {
+        str(group.get("name", "")): (one or 0, other or 0) for group, (one, other) in zip(groups, counts, strict=True)
+    }
 
 
 def _densities(run: Run) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from decoct.report import words
 from decoct.report.reading import KINDS, Layer, Row, Run
+
+Part = TypeVar("Part")
 
 INK, FAINT, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07", "#0a0a08")
@@ -24,6 +26,7 @@ _LABELS = {
     "accounts": "Total bytes by way of counting",
     "histograms": "Histograms of the weights before and after",
     "sensitivities": "Score against share of weights kept, by tensor",
+    "widths": "Units of each group before and after",
     "training": "Training loss and validation score by epoch",
     "comparison": "Size against score, one dot per run",
     "results": "Size against test error",
@@ -157,6 +160,32 @@ def histograms(pairs: Mapping[str, tuple[Counted, Counted | None]]) -> str:
         figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, labelcolor=FAINT)
 
     return svg("histograms", 0.4 + 1.55 * lines, draw, WIDTH * columns / 3 if columns < 3 else WIDTH)
+
+
+def widths(groups: Mapping[str, tuple[float, float]]) -> str:
+    """Units of each group before (pale) and after (full), as bars; of many those that lost most, in the order given."""
+    names = largest(list(groups), lambda name: groups[name][0] - groups[name][1], 2 * MOST)
+    if not names:
+        return ""
+    before, after = zip(*(groups[name] for name in names), strict=True)
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.barh(range(len(names)), before, height=0.68, color=SERIES[4], alpha=0.45, lw=0, label="before")
+        axes.barh(range(len(names)), after, height=0.68, color=SERIES[0], lw=0, label="after")
+        for place, (old, new) in enumerate(zip(before, after, strict=True)):
+            axes.annotate(
+                words.change(old, new), (max(old, new), place), (5, 0), textcoords="offset points", va="center",
+                color=FAINT, fontsize=9,
+            )  # fmt: skip
+        axes.set(yticks=range(len(names)), yticklabels=[_short(name) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(0, 1.15 * max(*before, *after, 1))
+        axes.xaxis.set_major_locator(_locator("MaxNLocator", 6, integer=True))
+        axes.grid(axis="x", color=GRID, lw=0.6)
+        _legend(axes, 2)
+
+    return svg("widths", 0.95 + 0.27 * len(names), draw)
 
 
 def sensitivities(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], name: str) -> str:
@@ -334,8 +363,8 @@ def _variables(dark: bool) -> str:
     return ";".join(f"--{name}:{value}" for name, value in palette(dark).items())
 
 
-def largest(parts: Sequence[Layer], weight: Callable[[Layer], float], most: int) -> list[Layer]:
-    """The `most` layers of largest weight, in the order given."""
+def largest(parts: Sequence[Part], weight: Callable[[Part], float], most: int) -> list[Part]:
+    """The `most` parts of largest weight, in the order given."""
     chosen = sorted(range(len(parts)), key=lambda place: weight(parts[place]), reverse=True)[:most]
     return [parts[place] for place in sorted(chosen)]
 

@@ -75,7 +75,8 @@ class Claim:
 def measured(run: Run) -> dict[str, float | None]:
     """Our own figures, by the keys of `MEASURES`."""
     last = run.last
-    kept = last.nonzeros / last.parameters if last.parameters and last.nonzeros is not None else None
+    whole = run.first.parameters or last.parameters
+    kept = last.nonzeros / whole if whole and last.nonzeros is not None else None
     return {
         "bytes": run.size_bytes,
         "ratio": run.ratio,

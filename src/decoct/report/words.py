@@ -39,6 +39,15 @@ def amount(count: float | None) -> str:
     return scaled(count, ("k", "M", "G", "T"))
 
 
+def change(before: float | None, after: float | None) -> str:
+    """A count before and after, once where it is the same.
+
+    >>> change(64, 24), change(10, 10)
+    ('64 → 24', '10')
+    """
+    return amount(before) if before == after else f"{amount(before)} → {amount(after)}"
+
+
 def scaled(count: float, units: tuple[str, ...]) -> str:
     """Three digits of `count` in the first of `units` (powers of 1000, from 1000 on) that leaves less than 1000."""
     value = float(count)
@@ -230,6 +239,11 @@ def account(run: Run) -> list[str]:
         )
     if share.macs is not None:
         said.append(f"{percent(share.macs)} of the multiply-accumulates are done with those tensors.")
+    if row.parameters and run.first.parameters and row.parameters < run.first.parameters:
+        left = percent(row.parameters / run.first.parameters)
+        said.append(
+            f"Parameters: {run.first.parameters:,.0f} → {row.parameters:,.0f} ({left}); the others were cut out."
+        )
     if row.parameters and row.nonzeros is not None:
         kept = row.nonzeros / row.parameters
         said.append(f"{row.nonzeros:,.0f} of {row.parameters:,.0f} parameters are not zero ({percent(kept)}).")

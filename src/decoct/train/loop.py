@@ -26,6 +26,7 @@ from decoct.train import promises
 from decoct.train.schedule import factor
 
 Loss = Callable[[Any, Any], Tensor]
+Penalty = Callable[[nn.Module], Tensor]
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, momentum, **rest: torch.optim.SGD(
@@ -84,6 +85,7 @@ def train(
     clip: float | None = None,
     keep: str = "best",
     loss: Loss | None = None,
+    penalty: Penalty | None = None,
     remask: Remask | None = None,
 ) -> list[Edit]:
     """Train a copy of the draft's model on ``task.train`` and return what changed, as edits.
@@ -95,6 +97,8 @@ def train(
     clip: largest norm of the whole gradient.
     keep: "best" keeps the epoch with the best validation score, "last" the last.
     loss: instead of the task's.
+    penalty: one number that is added to every loss, of the model as it stands, without any wrapping for processes;
+        `promises.current` reads its tensors by name, whatever is promised of them.
 
     Raises TrainingError, naming epoch and step, when the loss is no longer a number.
     """
@@ -103,7 +107,7 @@ def train(
     model = _laid_out(promises.realise(draft, masks))
     engine = OPTIMIZERS[optimizer](_groups(model, weight_decay), momentum=momentum, lr=lr)
     prepared, engine = accelerator.prepare(model, engine)
-    training = _Training(accelerator, task, prepared, engine, loss or task.loss, l1, clip, remask)
+    training = _Training(accelerator, task, prepared, engine, loss or task.loss, l1, penalty, clip, remask)
     best = training.run(
         _batches(task.train, accelerator), epochs, lambda done: lr * factor(schedule, done, warmup), keep
     )
@@ -126,6 +130,7 @@ class _Training:
     optimizer: Any
     loss: Loss
     l1: float
+    penalty: Penalty | None
     clip: float | None
     remask: Remask | None
     step: int = 0
@@ -175,16 +180,19 @@ class _Training:
         inputs, target = self.task.split(batch)
         with self.accelerator.autocast():
             loss = self.loss(call(self.model, inputs), target)
-        penalty = (
-            self.l1 * sum(each.abs().sum() for each in self.optimizer.param_groups[0]["params"]) if self.l1 else 0.0
-        )
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss + penalty)
+        self.accelerator.backward(loss + self._penalties())
         if self.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         loss = loss.detach().float()
         return float(self.accelerator.reduce(loss, "mean") if self.accelerator.num_processes > 1 else loss)
+
+    def _penalties(self) -> Tensor | float:
+        """What is added to the loss of a batch; the loss that is told of goes without."""
+        weights = self.optimizer.param_groups[0]["params"] if self.l1 else ()
+        norm = self.l1 * sum(each.abs().sum() for each in weights)
+        return norm if self.penalty is None else norm + self.penalty(self.accelerator.unwrap_model(self.model))
 
     def _prune(self, steps: int) -> None:
         """Shrink the masks if it is time to."""
