@@ -1,13 +1,13 @@
 """Half of ResNet-20's work on CIFAR-10, beside Torch-Pruning: accuracy right after pruning and after retraining.
 
     python benchmarks/torch_pruning.py --rival RIVAL/bin/python [--results results/torch-pruning.json]
-        [--recipe recipes/resnet-20-half.toml] [--threads 2] [--seed 0]
+        [--recipe recipes/resnet-20-half.toml] [--run runs/resnet-20-half] [--threads 2] [--seed 0]
 
 Both sides start from the same trained weights, see the same 45,000 images, have the same threads, and run one after the
 other; accuracy is in percent of the 10,000 test images, of the last model. Torch-Pruning removes half of the filters
 inside every block, those with the lowest L1 norm, then retrains for 3 epochs: SGD, lr 0.02 one-cycle, momentum 0.9,
 weight decay 5e-4, batch 128, no distillation. Its row "filters" ranks by the norm of the filters alone (group_reduction
-"first"); "group", its default, by the mean norm of all that goes with a filter. "anew" is the accuracy before
+"first"); "group", its default, by the mean norm of all that goes with a filter (not retrained here). "anew" is the accuracy before
 retraining with BatchNorm statistics estimated anew on 20 batches, which it leaves to its user; decoct's pruning steps
 do such things themselves, so that ours has this figure alone, from the recipe's pruning steps without their retraining.
 Seconds are of pruning and retraining. The rows of the whole network say whether what Torch-Pruning leaves still runs
@@ -104,7 +104,7 @@ def anew(model: nn.Module, task: Task) -> nn.Module:
     return model.eval()
 
 
-def theirs(reduction: str, name: str, task: Task, seed: int) -> dict[str, Any]:
+def theirs(reduction: str, name: str, task: Task, seed: int, retrained: bool) -> dict[str, Any]:
     """The row of one of Torch-Pruning's importances."""
     torch.manual_seed(seed)
     before = macs(trained(), task.example)[""]
@@ -113,6 +113,8 @@ def theirs(reduction: str, name: str, task: Task, seed: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     found = row(f"Torch-Pruning, {name}", before, macs(model, task.example)[""])
     found |= {"pruned": evaluate(model, task, "test"), "anew": evaluate(anew(model, task), task, "test")}
+    if not retrained:
+        return found | {"retrained": None, "seconds": round(seconds, 1)}
     torch.manual_seed(seed)
     start = time.perf_counter()
     retrain(model, task)
@@ -154,7 +156,7 @@ def rival(seed: int, threads: int) -> dict[str, Any]:
     task = cifar10(BATCH)
     rows = []
     for reduction, name in (("first", "filters"), ("mean", "group")):
-        rows.append(theirs(reduction, name, task, seed))
+        rows.append(theirs(reduction, name, task, seed, retrained=name == "filters"))
         print(show(rows[-1]), file=sys.stderr, flush=True)
     return {
         "unpruned": evaluate(trained(), task, "test"),
@@ -187,9 +189,9 @@ def call(
     return subprocess.run(list(map(str, command)), check=True, stdout=stdout, text=True, env=environment)
 
 
-def compressed(recipe: Path, folder: Path, threads: int) -> list[dict[str, Any]]:
+def compressed(recipe: Path, folder: Path, threads: int, *record: object) -> list[dict[str, Any]]:
     """The rows of `decoct compress`, one per stage; the last is the file's, its score on the test images."""
-    call([sys.executable, "-m", "decoct", "compress", recipe, "-o", folder, "--cpu"], threads)
+    call([sys.executable, "-m", "decoct", "compress", recipe, "-o", folder, "--cpu", *record], threads)
     return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 
@@ -208,12 +210,12 @@ def unhealed(recipe: Path, folder: Path) -> Path:
     return path
 
 
-def ours(recipe: Path, threads: int) -> dict[str, Any]:
-    """The row of decoct."""
+def ours(recipe: Path, run: Path, results: Path, threads: int) -> dict[str, Any]:
+    """The row of decoct; the whole run stays in the folder `run`, and is recorded beside the comparison."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pruned = compressed(unhealed(recipe, folder), folder / "unhealed", threads)
-        rows = compressed(recipe, folder / "whole", threads)
+    rows = compressed(recipe, run, threads, "--results", results.parent)
     last = rows[-1]
     found = row(f"decoct, {recipe.stem}", rows[0]["macs"], last["macs"])
     scores = {"pruned": None, "anew": pruned[-1]["score"], "retrained": last["score"]}
@@ -247,6 +249,7 @@ def main() -> None:
     parser.add_argument("--rival", type=Path, help="the Python of the environment that has torch-pruning")
     parser.add_argument("--results", type=Path, default=Path("results/torch-pruning.json"))
     parser.add_argument("--recipe", type=Path, default=Path("recipes/resnet-20-half.toml"))
+    parser.add_argument("--run", type=Path, default=Path("runs/resnet-20-half"), help="folder of decoct's own run")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the rival's retraining; the recipe has its own")
     parser.add_argument("--side", choices=["rival"], help=argparse.SUPPRESS)
@@ -260,7 +263,7 @@ def main() -> None:
 
     print(f"{'':28}{'MACs':>10}{SCORES[0]:>9}{SCORES[1]:>9}{SCORES[2]:>9}")
     found = apart(chosen)
-    own = ours(chosen.recipe, chosen.threads)
+    own = ours(chosen.recipe, chosen.run, chosen.results, chosen.threads)
     print(show(own))
     replace_text(chosen.results, json.dumps(result(chosen, found, own), indent=1) + "\n")
 

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+hypothesis.settings.register_profile("decoct", deadline=None)  # no test is timed
+hypothesis.settings.load_profile("decoct")
 
 TINY = """\
 import torch

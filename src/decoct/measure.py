@@ -66,7 +66,7 @@ def macs(model: nn.Module, example: object) -> dict[str, int]:
     was_training = model.training
     model.eval()
     inputs = to_device(example, device_of(model))
-    with torch.no_grad(), _unfused(), counter:
+    with torch.no_grad(), unfused(), counter:
         call(model, inputs)
     model.train(was_training)
     batch = _batch_size(inputs)
@@ -98,7 +98,7 @@ UNCOUNTED = {
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
+def unfused() -> Iterator[None]:
     """Let torch's own transformer layers run as the operations that they are made of, which the counter sees."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

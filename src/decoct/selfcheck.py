@@ -68,7 +68,10 @@ def _tried(model: nn.Module, example: Any, graph: Graph, removed: Removed, toler
     Numbers of the model's own modules that may count what is removed are changed as well: all, none, or one of them,
     whichever is seen to be right.
     """
-    edits = cuts(graph, removed)
+    try:
+        edits = cuts(graph, removed)
+    except PlanError as error:
+        return [], str(error)
     found = list(dict.fromkeys(counters(model, graph, removed)))
     ways: list[list[Attribute]] = [found, *([[]] if found else []), *([each] for each in found if len(found) > 1)]
     said = ""

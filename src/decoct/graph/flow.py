@@ -12,6 +12,7 @@ Operations pass labels on and join them (an edge between two atoms: both or neit
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -65,6 +66,7 @@ class Flow:
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.axes: dict[tuple[str, int], np.ndarray] = {}
         self.starts: list[int] = []  # the first atom of each axis, in their order
+        self.places: list[tuple[str, int]] = []  # the axes, in the same order
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.groupings: list[tuple[str, str, np.ndarray]] = []  # module, attribute, what it counts
         self.work: list[Work] = []
@@ -98,6 +100,7 @@ class Flow:
         atoms = self.new(size)
         self.axes[name, dim] = atoms
         self.starts.append(int(atoms[0]))
+        self.places.append((name, dim))
         return atoms if size > 1 else ANY
 
     def new(self, size: int) -> np.ndarray:
@@ -145,10 +148,9 @@ class Flow:
     def role(self, label: Label, role: str) -> None:
         """Note what parameters' dimensions are to an operation: `out`, `in`, `scale` or `shift`."""
         if isinstance(label, np.ndarray) and label.size:
-            place = int(np.searchsorted(self.starts, label[0], side="right")) - 1
-            axis = list(self.axes)[place] if place >= 0 else None
-            if axis is not None and label[0] <= self.axes[axis][-1]:
-                self.roles.setdefault(axis, set()).add(role)
+            place = bisect_right(self.starts, label[0]) - 1
+            if place >= 0 and label[0] <= self.axes[self.places[place]][-1]:
+                self.roles.setdefault(self.places[place], set()).add(role)
 
     def choose(self, site: Site, options: list[Any]) -> Any:
         """The option taken at a site."""

@@ -9,7 +9,7 @@ or cannot be cut is frozen and listed with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -217,6 +217,12 @@ def _frozen_roots(flow: Flow, root: np.ndarray) -> np.ndarray:
     return frozen
 
 
+def _name(members: Sequence[Member]) -> str:
+    """The module whose output the units are: that of the first member that makes them."""
+    first = next((member for member in members if "out" in member.roles), members[0])
+    return first.tensor.rpartition(".")[0] or first.tensor
+
+
 class _Builder:
     """From a flow to groups."""
 
@@ -231,7 +237,7 @@ class _Builder:
         parts = self._parts()
         for number, roots in enumerate(parts):
             self.owner[roots], self.unit[roots] = number, np.arange(len(roots))
-        found = [self._group(number, len(roots)) for number, roots in enumerate(parts)]
+        found = self._groups([len(roots) for roots in parts])
         names: dict[str, int] = {}
         named = []
         for group in found:
@@ -261,20 +267,27 @@ class _Builder:
         order = [min(numbers) for numbers, roots in by_axes.items() if len(roots) > 1]
         return [parts[place] for place in np.argsort(order, kind="stable")]
 
-    def _group(self, number: int, size: int) -> Group:
-        members = []
+    def _groups(self, sizes: Sequence[int]) -> list[Group]:
+        """The groups of these sizes, each with every dimension that it runs through."""
+        members: list[list[Member]] = [[] for _ in sizes]
         for (name, dim), atoms in self.flow.axes.items():
-            roots = self.root[atoms]
-            units = np.where(self.owner[roots] == number, self.unit[roots], -1)
-            if (units >= 0).any():
-                members.append(Member(name, dim, units, frozenset(self.flow.roles.get((name, dim), ()))))
-        counts = tuple(
-            (module, attribute, np.where(self.owner[self.root[labels]] == number, self.unit[self.root[labels]], -1))
-            for module, attribute, labels in self.flow.groupings
-            if (self.owner[self.root[labels]] == number).any()
-        )
-        outs = [member for member in members if "out" in member.roles] or members
-        return Group(outs[0].tensor.rpartition(".")[0] or outs[0].tensor, size, tuple(members), counts)
+            roles = frozenset(self.flow.roles.get((name, dim), ()))
+            for number, units in self._by_group(atoms):
+                members[number].append(Member(name, dim, units, roles))
+        counts: list[list[tuple[str, str, np.ndarray]]] = [[] for _ in sizes]
+        for module, attribute, labels in self.flow.groupings:
+            for number, units in self._by_group(labels):
+                counts[number].append((module, attribute, units))
+        return [
+            Group(_name(through), size, tuple(through), tuple(counted))
+            for size, through, counted in zip(sizes, members, counts, strict=True)
+        ]
+
+    def _by_group(self, atoms: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The groups that these positions are in, and for each the unit that every position is, or -1."""
+        owners, units = self.owner[self.root[atoms]], self.unit[self.root[atoms]]
+        for number in np.unique(owners[owners >= 0]).tolist():
+            yield number, np.where(owners == number, units, -1)
 
     def _refusals(self) -> tuple[Frozen, ...]:
         reasons: dict[int, str] = {}

@@ -153,16 +153,13 @@ class Markers:
 
     def positions(self, source: int, dim: int, output: int) -> np.ndarray:
         """At which positions of an output dimension there are entries of a source (bool)."""
-        where, _ = self.part(source, output)
         out = self.outputs[output]
+        if len(self.sources) == 1 and self.op.name in VIEWS and prod(out):
+            return np.ones(out[dim], dtype=bool)  # to look at a tensor differently puts nothing beside it
+        where, _ = self.part(source, output)
         found = np.zeros(out[dim], dtype=bool)
         found[where // prod(out[dim + 1 :]) % out[dim]] = True
         return found
-
-    def missing(self, dim: int, output: int) -> np.ndarray:
-        """At which positions of an output dimension there is nothing but what the operation itself put (bool)."""
-        places = np.moveaxis(self.places[output], dim, 0).reshape(self.outputs[output][dim], -1)
-        return np.asarray(~(places > 0).any(1))
 
 
 def _varies(seen: np.ndarray, counts: np.ndarray) -> bool:

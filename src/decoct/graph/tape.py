@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from decoct.errors import TraceError
+from decoct.measure import unfused
 from decoct.task import call, device_of, first_line, to_device
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -105,7 +106,7 @@ def record(model: nn.Module, example: Any) -> Tape:
     )  # fmt: skip
     recorder.decisive.update(recorder.parameters)
     try:
-        with torch.no_grad(), _unfused(), recorder.following(model), _Whole(recorder), recorder:
+        with torch.no_grad(), unfused(), recorder.following(model), _Whole(recorder), recorder:
             result = call(model, inputs)
     except TraceError:
         raise
@@ -132,17 +133,6 @@ def plain(model: nn.Module) -> nn.Module:
         for name, value in values.items():
             module.register_parameter(name, nn.Parameter(value.clone()))
     return model
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Let attention run as the operations it is made of."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _Recorder(TorchDispatchMode):

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from decoct.events import emit
 from decoct.graph.tape import plain
-from decoct.plan import Draft, Edit, Set
+from decoct.plan import Cast, Draft, Edit, Set, Share, Zero
 from decoct.task import Task, call, device_of, to_device
 
 Positions = Mapping[tuple[str, int], np.ndarray]
@@ -38,31 +39,41 @@ def absorbed(before: Draft, after: Draft, task: Task, gone: Positions, batches: 
     old = plain(before.model)
     names = [name for name, layer in _readers(old, gone).items() if layer.bias is not None]
     sums: dict[str, Tensor] = {}
-    with _Watching(old, names, lambda name, layer, inputs, _: _add(sums, name, _channel_means(layer, inputs))):
-        count = _run([old], task, batches)
+    counts: dict[str, int] = {}
+
+    def see(name: str, layer: nn.Module, inputs: Tensor, _: Tensor) -> None:
+        _add(sums, name, _channel_means(layer, inputs))
+        counts[name] = counts.get(name, 0) + 1
+
+    with _Watching(old, names, see):
+        _run([old], task, batches)
     values = {}
     tensors = after.tensors()
     for name in names:
         layer: Any = old.get_submodule(name)
         lost = torch.from_numpy(np.flatnonzero(gone[f"{name}.weight", 1]))
         shift = layer.weight.detach().flatten(2).sum(2) if layer.weight.dim() > 2 else layer.weight.detach()
-        shift = shift[:, lost].double() @ (sums[name] / count)[lost]
+        shift = shift[:, lost].double() @ (sums[name] / counts[name])[lost]
         if (rows := gone.get((f"{name}.weight", 0))) is not None:
             shift = shift[torch.from_numpy(np.flatnonzero(~rows))]
         if f"{name}.bias" in tensors:
             values[f"{name}.bias"] = tensors[f"{name}.bias"] + shift.to(tensors[f"{name}.bias"])
-    return [Set(values)] if values else []
+    return _kept(after, values)
 
 
 def fitted(before: Draft, after: Draft, task: Task, gone: Positions, batches: int) -> list[Edit]:
     """A Set of the weights (and biases) of the layers that lost inputs.
 
-    A missing bias is left to the BatchNorm statistics that are estimated afterwards.
+    A missing bias is left to the BatchNorm statistics that are estimated afterwards. Entries that were promised to be
+    zero stay so, though the fit does not know of it; shared weights are left as they are.
     """
     old, new = plain(before.model), deepcopy(after.model).eval()
     values: dict[str, Tensor] = {}
     tensors = after.tensors()
-    readers = [name for name in _readers(old, gone) if f"{name}.weight" in tensors]
+    readers = [
+        name for name in _readers(old, gone)
+        if f"{name}.weight" in tensors and Share not in after.promises(f"{name}.weight")
+    ]  # fmt: skip
     for done, name in enumerate(readers, start=1):
         layer: Any = new.get_submodule(name)
         rows = gone.get((f"{name}.weight", 0))
@@ -75,7 +86,20 @@ def fitted(before: Draft, after: Draft, task: Task, gone: Positions, batches: in
         for leaf in ("weight", "bias") if layer.bias is not None else ("weight",):
             values[f"{name}.{leaf}"] = getattr(layer, leaf).detach().clone()
         emit("progress", what="fitting", done=done, total=len(readers))
-    return [Set(values)] if values else []
+    return _kept(after, values)
+
+
+def _kept(draft: Draft, values: dict[str, Tensor]) -> list[Edit]:
+    """A Set of values as the promises of the draft allow them; shared tensors have their codebooks and are left out."""
+    allowed = {}
+    for name, value in values.items():
+        promises = draft.promises(name)
+        if Share in promises:
+            continue
+        if Zero in promises:
+            value = value * promises[Zero].mask.to(value.device)
+        allowed[name] = promises[Cast].round(value) if Cast in promises else value
+    return [Set(allowed)] if allowed else []
 
 
 def _least_squares(
@@ -92,13 +116,9 @@ def _least_squares(
         raise _EnoughError
 
     def meet(_: str, module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-        rows = _patches(module, inputs)  # (rows, fan-in)
-        target = wanted.pop()
-        target = (target.movedim(1, -1) if target.dim() > 2 and not isinstance(module, nn.Linear) else target).flatten(
-            0, -2
-        )
+        rows, target = _patches(module, inputs), _rows(module, wanted.pop())  # (rows, fan-in), (rows, out)
         some = torch.randperm(len(rows), generator=draw)[:ROWS]
-        x = torch.cat([rows[some], torch.ones(len(some), 1)], 1).double()
+        x = _with_one(rows[some].double())
         _add(moments, "xx", x.T @ x)
         _add(moments, "xy", x.T @ target[some][:, kept].double())
         raise _EnoughError
@@ -109,9 +129,12 @@ def _least_squares(
     start[:-1] = layer.weight.detach().flatten(1).T
     if layer.bias is not None:
         start[-1] = layer.bias.detach()
-    damping = DAMPING * moments["xx"].diagonal()[:-1].mean()
-    matrix = moments["xx"] + damping * torch.eye(len(start), dtype=torch.float64)
-    solution = start + torch.linalg.solve(matrix, moments["xy"] - moments["xx"] @ start)
+    matrix = moments["xx"].clone()
+    matrix.diagonal().add_(DAMPING * matrix.diagonal()[:-1].mean())
+    error = moments["xy"] - moments["xx"] @ start
+    free = slice(None) if layer.bias is not None or _normalised(new) else slice(-1)  # the intercept, if anything is it
+    solution = start.clone()
+    solution[free] += torch.linalg.solve(matrix[free, free], error[free])
     return solution[:-1].T.reshape(layer.weight.shape).to(layer.weight), solution[-1].to(layer.weight)
 
 
@@ -125,7 +148,7 @@ def covariances(model: nn.Module, task: Task, batches: int) -> dict[str, Tensor]
         rows = _patches(layer, inputs)
         x = rows[torch.randperm(len(rows), generator=draw)[:ROWS]].double()
         counts[name] = counts.get(name, 0) + len(x)
-        _add(sums, name, torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1).T @ x)
+        _add(sums, name, _with_one(x).T @ x)
 
     with _Watching(model, list(_plain_layers(model)), see):
         _run([model], task, batches)
@@ -162,9 +185,23 @@ def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
     return unfolded.transpose(1, 2).flatten(0, 1)
 
 
+def _rows(layer: nn.Module, values: Tensor) -> Tensor:
+    """What goes into or comes out of a layer as (rows, channels)."""
+    return (values if isinstance(layer, nn.Linear) else values.movedim(1, -1)).flatten(0, -2)
+
+
 def _channel_means(layer: nn.Module, inputs: Tensor) -> Tensor:
-    rows = inputs.flatten(0, -2) if isinstance(layer, nn.Linear) else inputs.movedim(1, -1).flatten(0, -2)
-    return rows.double().mean(0)
+    return _rows(layer, inputs).double().mean(0)
+
+
+def _with_one(rows: Tensor) -> Tensor:
+    """Rows with a last column of ones, for the intercept."""
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+
+
+def _normalised(model: nn.Module) -> bool:
+    """Whether there are BatchNorm statistics to take up a shift."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def _add(sums: dict[str, Tensor], name: str, values: Tensor) -> None:

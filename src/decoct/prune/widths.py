@@ -85,17 +85,10 @@ def cheapest(scores: Scores, savings: Mapping[str, Mapping[int, float]], need: f
     lost[0] = 0.0
     picks: list[tuple[list[int], np.ndarray, np.ndarray]] = []
     for name, options in savings.items():
-        below = np.concatenate([[0.0], np.cumsum(np.sort(scores[name].double().numpy()))])
-        best, choice, origin = np.full(STEPS + 1, np.inf), np.zeros(STEPS + 1, int), np.zeros(STEPS + 1, int)
         kept = sorted(options, reverse=True)
-        for number, count in enumerate(kept):
-            step = int(max(options[count], 0.0) / need * STEPS)
-            value = lost + below[len(scores[name]) - count]
-            reached = np.minimum(np.arange(STEPS + 1) + step, STEPS)
-            for at in _first_best(reached, value):
-                if value[at] < best[reached[at]]:
-                    best[reached[at]], choice[reached[at]], origin[reached[at]] = value[at], number, at
-        lost = best
+        below = np.concatenate([[0.0], np.cumsum(np.sort(scores[name].double().numpy()))])
+        ways = [(max(options[count], 0.0) / need, below[len(scores[name]) - count]) for count in kept]
+        lost, choice, origin = _extended(lost, ways)
         picks.append((kept, choice, origin))
     removal: Removal = {}
     at = int(np.flatnonzero(np.isfinite(lost)).max())
@@ -105,13 +98,22 @@ def cheapest(scores: Scores, savings: Mapping[str, Mapping[int, float]], need: f
     return removal
 
 
-def _first_best(reached: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """The ways worth trying: places below the last are reached by one way each, the last by many."""
-    finite = np.flatnonzero(np.isfinite(value))
-    last = finite[reached[finite] == STEPS]
-    return np.concatenate(
-        [finite[reached[finite] < STEPS], last[value[last] == value[last].min()][:1] if len(last) else last]
-    )
+def _extended(lost: np.ndarray, ways: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One group more: the least loss at every step of saving, the way taken there, and the step that it came from.
+
+    ways: (share of the need that is saved, loss) of each width of the group.
+    """
+    best, choice, origin = np.full(STEPS + 1, np.inf), np.zeros(STEPS + 1, int), np.zeros(STEPS + 1, int)
+    for number, (saved, loss) in enumerate(ways):
+        step = min(int(saved * STEPS), STEPS)
+        value = np.full(STEPS + 1, np.inf)
+        value[step:] = lost[: STEPS + 1 - step] + loss
+        source = np.arange(STEPS + 1) - step
+        source[STEPS] = STEPS - step + int(np.argmin(lost[STEPS - step :]))  # whatever saves more is the last step too
+        value[STEPS] = lost[source[STEPS]] + loss
+        better = value < best
+        best[better], choice[better], origin[better] = value[better], number, source[better]
+    return best, choice, origin
 
 
 def least_that_fits(removals: Callable[[float], Removal], cost: Cost, budget: float, what: str) -> Removal:

@@ -165,8 +165,9 @@ _INTRODUCTION = """\
 <!-- Written by `python -m decoct.report.results` from results/*.json: change those, not this page. -->
 
 Every figure here was measured by the program, on the machine that is named, and comes with the command that gives it
-again. Sizes are of the whole file on disk, with every header, table and bias. Published figures are marked [read] when
-they were read at their source and [M] when they are from memory and still have to be checked there.
+again. Sizes are of the whole file on disk, with every header, table and bias. "Times faster" is the latency of the
+model that came in over the file's, on ONNX Runtime with one thread and one example, interleaved. Published figures are
+marked [read] when they were read at their source and [M] when they are from memory and still have to be checked there.
 """
 
 
@@ -188,7 +189,17 @@ def family(result: Mapping[str, Any]) -> str:
 
 
 def _family(title: str, members: Sequence[Mapping[str, Any]]) -> str:
-    heads = ("result", "file", "times smaller", "score", "before", "weights left", "run")
+    heads = (
+        "result",
+        "file",
+        "times smaller",
+        "score",
+        "before",
+        "weights left",
+        "times fewer MACs",
+        "times faster",
+        "run",
+    )
     rows = [
         (
             f"`{each['name']}`",
@@ -197,6 +208,8 @@ def _family(title: str, members: Sequence[Mapping[str, Any]]) -> str:
             _score(each, "score", "error_percent"),
             _score(each, "score_before", "error_before_percent"),
             _left(each),
+            words.times(each.get("macs_ratio")),
+            words.times(_faster(each)),
             words.duration(each.get("seconds")),
         )
         for each in members
@@ -312,8 +325,14 @@ def _score(result: Mapping[str, Any], key: str, error: str) -> str:
 
 
 def _density(result: Mapping[str, Any]) -> float | None:
-    count, kept = result.get("parameters"), result.get("nonzeros")
-    return kept / count if count and kept is not None else None
+    """The share of the weights that came in that is left."""
+    return 1 / result["weights_ratio"] if result.get("weights_ratio") else None
+
+
+def _faster(result: Mapping[str, Any]) -> float | None:
+    """Latency of the model that came in over that of the file: ONNX Runtime, batch 1, one thread, interleaved."""
+    latency = result.get("latency")
+    return latency["reference_median_ms"] / latency["median_ms"] if latency else None
 
 
 def _left(result: Mapping[str, Any]) -> str:
