@@ -28,7 +28,7 @@ PUBLISHED: dict[str, list[Point]] = {
 
 
 def panels(found: list[dict[str, Any]]) -> dict[str, list[Point]]:
-    """Points by network, from results that have a size and an error."""
+    """Points by network, from results that have a size and an error; networks without a published size are left out."""
     drawn: dict[str, list[Point]] = {}
     for result in found:
         if results.is_benchmark(result) or result.get("error_percent") is None:
@@ -38,7 +38,7 @@ def panels(found: list[dict[str, Any]]) -> dict[str, list[Point]]:
         drawn[title].append((result["bytes"], result["error_percent"], _label(result["name"], title), True))
         others = [*published(result), *PUBLISHED.get(title, ())]
         drawn[title].extend(point for point in others if point[2] not in {known[2] for known in drawn[title]})
-    return drawn
+    return {title: points for title, points in drawn.items() if not all(ours for *_, ours in points)}
 
 
 def network(result: Mapping[str, Any]) -> str:

@@ -7,11 +7,11 @@ Both sides start from the same trained weights, see the same 45,000 images, have
 other; accuracy is in percent of the 10,000 test images, of the last model. Torch-Pruning removes half of the filters
 inside every block, those with the lowest L1 norm, then retrains for 3 epochs: SGD, lr 0.02 one-cycle, momentum 0.9,
 weight decay 5e-4, batch 128, no distillation. Its row "filters" ranks by the norm of the filters alone (group_reduction
-"first"); "group", its default, by the mean norm of all that goes with a filter (not retrained here). "anew" is the accuracy before
-retraining with BatchNorm statistics estimated anew on 20 batches, which it leaves to its user; decoct's pruning steps
-do such things themselves, so that ours has this figure alone, from the recipe's pruning steps without their retraining.
-Seconds are of pruning and retraining. The rows of the whole network say whether what Torch-Pruning leaves still runs
-when the residual stream may be pruned as well, by 0.3.
+"first"); "group", its default, by the mean norm of all that goes with a filter (not retrained here). "anew" is the
+accuracy before retraining with BatchNorm statistics estimated anew on 20 batches, which it leaves to its user; decoct's
+pruning steps do such things themselves, so that ours has this figure alone, from the recipe's pruning steps without
+their retraining. Seconds are of pruning and retraining. The rows of the whole network say whether what Torch-Pruning
+leaves still runs when the residual stream may be pruned as well, by 0.3.
 
 RIVAL is an environment of its own, and DECOCT_DATA names the folder of data and weights:
 

@@ -81,7 +81,7 @@ def test_the_lowest_go_and_of_equals_the_later() -> None:
 def test_by_ratio_by_hand() -> None:
     table = scores(a=[5, 1, 4, 2], b=[1, 2, 3, 4, 5])
     assert plain(by_ratio(table, {"a": 0.5, "b": 0.2}, ANY)) == {"a": [1, 3], "b": [0]}
-    assert plain(by_ratio(table, {"a": 0.6, "b": 0.5}, ANY)) == {"a": [1, 3], "b": [0, 1]}, "never more than the share"
+    assert plain(by_ratio(table, {"a": 0.6, "b": 0.5}, ANY)) == {"a": [1, 2, 3], "b": [0, 1, 2]}, "rounded up"
     assert plain(by_ratio(table, {"a": 0.0, "b": 0.99}, Limits(least=0.4))) == {"a": [], "b": [0, 1, 2]}
     assert plain(by_ratio(table, {"a": 0.75, "b": 0.8}, Limits(multiple=2))) == {"a": [1, 3], "b": [0, 1, 2]}
 

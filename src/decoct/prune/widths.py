@@ -46,9 +46,9 @@ def lowest(scores: Tensor, count: int) -> np.ndarray:
 
 
 def by_ratio(scores: Scores, ratios: Mapping[str, float], limits: Limits) -> Removal:
-    """From each group the share `ratios` of its units."""
+    """From each group the share `ratios` of its units, rounded up, as Li 2017 must have done to save what it states."""
     return {
-        name: lowest(each, len(each) - limits.kept(len(each), (1 - ratios[name]) * len(each)))
+        name: lowest(each, len(each) - limits.kept(len(each), np.floor((1 - ratios[name]) * len(each) + 1e-9)))
         for name, each in scores.items()
     }
 
