@@ -95,7 +95,8 @@ def _tried(model: nn.Module, example: Any, graph: Graph, removed: Removed, toler
 def difference(one: nn.Module, other: nn.Module, example: Any, repeats: int = 2) -> float:
     """The largest difference between two models' outputs as a share of the largest output, in double precision.
 
-    They see the example and, `repeats` times, random inputs like it; whole numbers stay as they are.
+    They see the example and, `repeats` times, random inputs like it; whole numbers stay as they are. Of outputs that are
+    whole numbers the share that differs counts.
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [example, *(tree_map(lambda value: _like(value, generator), example) for _ in range(repeats))]
@@ -109,10 +110,15 @@ def difference(one: nn.Module, other: nn.Module, example: Any, repeats: int = 2)
         for a, b in zip(expected, found, strict=True):
             if a.shape != b.shape:
                 raise PlanError(f"an output of {tuple(a.shape)} becomes one of {tuple(b.shape)}")
-            if a.is_floating_point() and a.numel():
-                gap = float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))
-                worst = max(worst, gap) if gap == gap else float("inf")
+            gap = _gap(a, b) if a.numel() else 0.0
+            worst = max(worst, gap) if gap == gap else float("inf")
     return worst
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    if not (a.is_floating_point() or a.is_complex()):
+        return float((a != b).double().mean())
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))
 
 
 def _outputs(model: nn.Module, inputs: list[Any], double: bool) -> list[list[Tensor]]:

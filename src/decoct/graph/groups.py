@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from decoct.errors import RecipeError, nearest
-from decoct.graph.flow import FIXED, KERNEL, Flow, Site
+from decoct.graph.flow import follow
+from decoct.graph.labels import FIXED, KERNEL, Flow, Site
 from decoct.graph.tape import Tape, record
 
 MOST_TRIALS = 64
@@ -153,7 +154,7 @@ def groups(model: nn.Module, example: Any) -> Graph:
     """
     tape = record(model, example)
     choices: dict[Site, Any] = {}
-    best = Flow(tape, choices)
+    best = follow(tape, choices)
     worth = _worth(best)
     settled: set[Site] = set()
     trials = 0
@@ -166,7 +167,7 @@ def groups(model: nn.Module, example: Any) -> Graph:
             if option == choices.get(site, best.sites[site][0]):
                 continue
             trials += 1
-            flow = Flow(tape, {**choices, site: option})
+            flow = follow(tape, {**choices, site: option})
             if (other := _worth(flow)) > worth:
                 best, worth, choices = flow, other, {**choices, site: option}
     return _Builder(best, tape).graph()

@@ -154,7 +154,7 @@ class Markers:
     def positions(self, source: int, dim: int, output: int) -> np.ndarray:
         """At which positions of an output dimension there are entries of a source (bool)."""
         out = self.outputs[output]
-        if len(self.sources) == 1 and self.op.name in VIEWS and prod(out):
+        if len(self.sources) == 1 and self.op.name in VIEWS and all(out):
             return np.ones(out[dim], dtype=bool)  # to look at a tensor differently puts nothing beside it
         where, _ = self.part(source, output)
         found = np.zeros(out[dim], dtype=bool)

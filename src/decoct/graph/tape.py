@@ -27,6 +27,8 @@ from decoct.task import call, device_of, first_line, to_device
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 SCALARS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.item", "aten.equal")
+TAKEN_OUT = ("tolist", "numpy", "__array__")
+"""By which values leave torch; the dispatcher does not see it."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,8 @@ class _Recorder(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         op = Op(name, function, tuple(args), kwargs, [self.ref(tensor) for tensor in made], self.path[-1])
         read = [ref.key for ref in op.refs()]
-        if name in SCALARS and any(key in self.data and key in self.decisive for key in read):
-            raise TraceError(
-                f"data-dependent control flow in {op.module or 'the model'}: its forward asks for the value of a "
-                f"tensor ({name}), so other data may take another way; rewrite it with torch.where"
-            )
+        if name in SCALARS:
+            self.ask(name, read)
         for kind in (self.data, self.decisive):
             if any(key in kind for key in read):
                 kind.update(ref.key for ref in op.outputs)
@@ -195,6 +194,14 @@ class _Recorder(TorchDispatchMode):
             elif ref.key in self.constants or ref.key in read:
                 self._overwrite(tensor)
         self.ops.append(op)
+
+    def ask(self, name: str, read: list[int]) -> None:
+        """TraceError where a value that depends on the data is asked for."""
+        if any(key in self.data and key in self.decisive for key in read):
+            raise TraceError(
+                f"data-dependent control flow in {self.path[-1] or 'the model'}: its forward asks for the value of a "
+                f"tensor ({name}), so other data may take another way; rewrite it with torch.where"
+            )
 
     def _overwrite(self, tensor: Tensor) -> None:
         """Data has been written into a tensor: it and what it is a view of are no constants any more."""
@@ -218,7 +225,7 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Whole(TorchFunctionMode):
-    """Makes one operation of a recurrent layer, however torch computes it."""
+    """Makes one operation of a recurrent layer, however torch computes it, and sees values leave torch."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -226,6 +233,8 @@ class _Whole(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
+        if name in TAKEN_OUT:
+            self.recorder.ask(name, [self.recorder.keys.get(args[0], -1)])
         if name not in RECURRENT:
             return func(*args, **(kwargs or {}))
         self.recorder.silent = True
