@@ -19,6 +19,7 @@ from decoct.errors import RecipeError
 from decoct.graph import Graph, Group, groups
 from decoct.graph import flow as flows
 from decoct.graph.groups import components
+from decoct.graph.labels import Flow
 from decoct.graph.movement import Markers
 from decoct.models.resnet import Block
 from decoct.plan import Attribute
@@ -109,9 +110,7 @@ def test_a_sum_ties_what_is_added() -> None:
 
 
 def test_a_depthwise_convolution_is_tied_on_both_sides_and_its_groups_are_counted() -> None:
-    model = sequence(
-        first=nn.Conv2d(3, 4, 1), depth=nn.Conv2d(4, 8, 3, groups=4, bias=False), last=nn.Conv2d(8, 2, 1)
-    )
+    model = sequence(first=nn.Conv2d(3, 4, 1), depth=nn.Conv2d(4, 8, 3, groups=4, bias=False), last=nn.Conv2d(8, 2, 1))
     (group,) = groups(model, torch.randn(1, 3, 4, 4)).groups
     assert outline(group) == {
         ("first.weight", 0): ([0, 1, 2, 3], "out"), ("first.bias", 0): ([0, 1, 2, 3], "shift"),
@@ -410,8 +409,8 @@ def test_work_grows_in_a_line_with_depth(kind: Any, shape: tuple[int, ...], monk
 
         monkeypatch.setattr(owner, name, wrapper)
 
-    counted(flows.Flow, "_pass")
-    counted(flows.Flow, "freeze_all")
+    counted(flows, "rule_of")
+    counted(Flow, "freeze_all")
     counted(Markers, "_run")
     counted(Markers, "_move")
     counts = []

@@ -221,7 +221,9 @@ def test_activation_orders_alike_over_several_batches() -> None:
 def test_a_group_that_no_watched_layer_reads_is_named() -> None:
     model = sequence(conv=nn.Conv2d(1, 4, 1), up=nn.ConvTranspose2d(4, 2, 2), flatten=nn.Flatten())
     for name in ("activation", "reconstruction"):
-        with pytest.raises(RecipeError, match=rf"^conv: .*importance '{'activation' if name == 'activation' else 'l1'}'"):
+        with pytest.raises(
+            RecipeError, match=rf"^conv: .*importance '{'activation' if name == 'activation' else 'l1'}'"
+        ):
             scored(name, model, torch.randn(2, 1, 2, 2))
 
 

@@ -17,7 +17,7 @@ the scores of all tied filters are added. Every cut is checked against the maske
 estimated anew, and the layers that read what was removed may be fitted to give what they gave (He 2017, arXiv
 1707.06168).
 
-Result: resnet-20-half, resnet-56-b and resnet-56-half on CIFAR-10; see docs/results.md.
+Result: resnet-20-2x, resnet-20-half, resnet-56-28 and resnet-56-half on CIFAR-10; see docs/results.md.
 """
 
 from __future__ import annotations
