@@ -1,4 +1,4 @@
-"""The check of every cut: what is right passes, what is wrong is found on whichever input shows it, the rest still goes."""
+"""The check of every cut: what is right passes, what is wrong is found and left, and the rest still goes."""
 
 from __future__ import annotations
 

@@ -95,8 +95,8 @@ def _tried(model: nn.Module, example: Any, graph: Graph, removed: Removed, toler
 def difference(one: nn.Module, other: nn.Module, example: Any, repeats: int = 2) -> float:
     """The largest difference between two models' outputs as a share of the largest output, in double precision.
 
-    They see the example and, `repeats` times, random inputs like it; whole numbers stay as they are. Of outputs that are
-    whole numbers the share that differs counts.
+    They see the example and, `repeats` times, random inputs like it; whole numbers stay as they are. Of whole
+    numbers that come out the share that differs counts.
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [example, *(tree_map(lambda value: _like(value, generator), example) for _ in range(repeats))]

@@ -52,7 +52,7 @@ def halved(graph: Graph) -> dict[str, np.ndarray]:
     return {group.name: np.arange(0, group.size, 2) for group in graph.groups}
 
 
-# ------------------------------------------------------------------------------------------------------- by hand
+# ------------------------------------------------------------------------------------------------------ by hand
 
 
 def test_a_chain_of_layers() -> None:
@@ -253,7 +253,7 @@ def test_two_groups_of_one_layer_are_told_apart() -> None:
     assert graph.macs({"all": [0], "all#2": [0, 1]}) == 2 * (3 * 3 + 3 * 3 + 3 * 2)
 
 
-# ----------------------------------------------------------------------------------------------------------------- names
+# ---------------------------------------------------------------------------------------------------------------- names
 
 
 def test_a_glob_that_matches_nothing_is_explained() -> None:
@@ -333,7 +333,7 @@ def test_the_networks_can_be_pruned_and_cost_what_is_said(name: str) -> None:
     assert graph.macs(removed) == measure.macs(smaller, example)[""] < 0.55 * graph.macs()
 
 
-# ------------------------------------------------------------------------------------------------------- how it is found
+# ------------------------------------------------------------------------------------------------------ how it is found
 
 
 @given(st.integers(1, 30), st.data())

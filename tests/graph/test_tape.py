@@ -198,7 +198,7 @@ def test_control_flow_by_data_names_the_module(how: str) -> None:
 
 
 def test_control_flow_of_the_model_itself_says_so() -> None:
-    with pytest.raises(TraceError, match="^data-dependent control flow in the model:"):
+    with pytest.raises(TraceError, match=r"^data-dependent control flow in the model:"):
         record(Inner(ASKING["if"]), torch.randn(2, 3))
 
 

@@ -141,7 +141,7 @@ def test_what_cannot_go_says_why(case: zoo.Case) -> None:
     assert re.search(case.refused, frozen.reason, re.IGNORECASE)
 
 
-# -------------------------------------------------------------------------------------------- judged without the library
+# ------------------------------------------------------------------------------------------- judged without the library
 
 
 def within(graph: Graph, tensor: str, dim: int, positions: list[int]) -> dict[str, list[int]]:

@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def plainly(ratio: Any = 0.5, **fields: Any) -> Filters:
 def columns(*widths: int) -> nn.Sequential:
     """Dense layers of these widths, whose filters are the better the later they come; ReLUs between."""
     layers: dict[str, nn.Module] = {}
-    for number, (before, width) in enumerate(zip(widths, widths[1:], strict=False), 1):
+    for number, (before, width) in enumerate(pairwise(widths), 1):
         layers[f"fc{number}"] = nn.Linear(before, width)
         layers[f"fc{number}"].weight.data = torch.rand(width, before) + torch.arange(width)[:, None]
         layers[f"relu{number}"] = nn.ReLU()
