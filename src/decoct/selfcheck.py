@@ -6,6 +6,8 @@ the groups at fault are left as they were, with the reason.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import islice
 from typing import Any
@@ -22,7 +24,7 @@ from decoct.plan import Attribute, Edit
 from decoct.task import call, device_of, first_line, to_device
 
 TOLERANCE = 1e-5
-MOST_TRIALS = 12
+MOST_TRIALS = 24
 
 
 def verified(
@@ -65,21 +67,25 @@ def verified(
 def _tried(model: nn.Module, example: Any, graph: Graph, removed: Removed, tolerance: float) -> tuple[list[Edit], str]:
     """The edits, and "" where they are right or else what is wrong with them.
 
-    Numbers of the model's own modules that may count what is removed are changed as well: all, none, or one of them,
-    whichever is seen to be right.
+    Numbers of the model's own modules that may count what is removed are changed as well, all, none, or some of them:
+    whichever is seen to be right, with the model's own weights and with large random ones.
     """
     try:
         edits = cuts(graph, removed)
     except PlanError as error:
         return [], str(error)
-    found = list(dict.fromkeys(counters(model, graph, removed)))
-    ways: list[list[Attribute]] = [found, *([[]] if found else []), *([each] for each in found if len(found) > 1)]
+    found: dict[Attribute, bool] = {}
+    for each, doubtful in counters(model, graph, removed):
+        found[each] = found.get(each, False) or doubtful
     said = ""
     reference = masked(model, graph, removed)
-    for way in islice(ways, MOST_TRIALS):
+    loud = _loud(model, example)
+    for way in islice(_ways(found), MOST_TRIALS):
         try:
             smaller = apply(model, [*edits, *way])
             gap = difference(reference, smaller, example)
+            if gap <= tolerance and loud is not None:
+                gap = difference(masked(loud, graph, removed), apply(loud, [*edits, *way]), example, repeats=0)
         except PlanError as error:
             said = said or str(error)
             continue
@@ -90,6 +96,44 @@ def _tried(model: nn.Module, example: Any, graph: Graph, removed: Removed, toler
             return [*edits, *way], ""
         said = said or f"the smaller model's outputs differ from the masked model's by {gap:.1e} of the largest"
     return edits, said
+
+
+def _ways(found: dict[Attribute, bool]) -> Iterator[list[Attribute]]:
+    """Those that count nothing else, all, none, the first with more of one name, all but those of one name.
+
+    Layers that are alike but for a number in their path go together.
+    """
+    sure = [each for each, doubtful in found.items() if not doubtful]
+    kinds: dict[tuple[str, str], list[Attribute]] = {}
+    for each in found:
+        kinds.setdefault((re.sub(r"\d+", "", each.module), each.name), []).append(each)
+    seen: list[list[Attribute]] = []
+    for way in (
+        sure, list(found), [],
+        *([each for each in found if each in sure or each in kind] for kind in kinds.values()),
+        *([each for each in found if each not in kind] for kind in kinds.values()),
+    ):  # fmt: skip
+        if way not in seen:
+            seen.append(way)
+            yield way
+
+
+def _loud(model: nn.Module, example: Any) -> nn.Module | None:
+    """The model with random weights, large enough that nothing in it is negligible; None if it fails.
+
+    Attention over small weights is nearly the same at every position, however its heads are parted.
+    """
+    model = deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            if tensor.dim() > 1 and tensor.is_floating_point():
+                fan_in = max(tensor[0].numel(), 1)
+                tensor.copy_(torch.randn(tensor.shape, generator=generator).to(tensor) * 1.5 / fan_in**0.5)
+    try:
+        return model if difference(model, model, example, repeats=0) == 0 else None
+    except Exception:  # noqa: BLE001, a forward may raise anything
+        return None
 
 
 def difference(one: nn.Module, other: nn.Module, example: Any, repeats: int = 2) -> float:

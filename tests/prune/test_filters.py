@@ -412,7 +412,7 @@ def test_a_budget_of_latency_is_met_in_the_widths_that_were_timed(monkeypatch: p
                        for each in (draft, after))  # fmt: skip
         assert budget - 0.1 < left / whole <= budget
         assert all(layer.out_channels % 8 == 0 for layer in after.model.inner) and after.model.stem.out_channels == 16
-    with pytest.raises(RecipeError, match="the budget of latency cannot be reached"):
+    with pytest.raises(RecipeError, match="a budget of milliseconds of .* cannot be reached"):
         plainly(latency=0.05, groups="inner.*").plan(draft, task)
 
 
@@ -424,6 +424,16 @@ def test_latency_takes_what_is_cheapest_to_lose(budget: float, width: int, monke
     draft.model.inner[1].weight.data *= 100
     after = step(draft, plainly(latency=budget, groups="inner.*"), task)
     assert [layer.out_channels for layer in after.model.inner] == [width, 64]
+
+
+def test_a_budget_of_latency_is_met_along_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that lie between two groups save less than both groups save alone."""
+    monkeypatch.setattr(latency, "measured", fake)
+    draft, task = drafted(columns(3, 32, 16, 2), 3)
+    graph = groups(draft.model, task.example)
+    after = step(draft, plainly(latency=0.6), task)
+    left = Latencies.of(after.model, task.example, groups(after.model, task.example)).whole
+    assert left <= 0.6 * Latencies.of(draft.model, task.example, graph).whole
 
 
 def test_a_table_of_latency_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,6 @@ def test_a_group_that_no_watched_layer_reads_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", ["grouped", "transposed"])
-@pytest.mark.xfail(raises=IndexError, strict=True, reason="readers whose weight's dimension 1 is not their input")
 def test_readers_in_groups_and_tied_ones_are_no_obstacle(kind: str) -> None:
     class Autoencoder(nn.Module):
         def __init__(self) -> None:

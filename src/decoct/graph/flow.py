@@ -19,8 +19,10 @@ def follow(tape: Tape, choices: Mapping[Site, Any]) -> Flow:
         rule_of(op)(flow, op)
         for ref in op.outputs:
             found = [label for label in flow.of(ref) if isinstance(label, np.ndarray)]
-            for module in _with_parents(op.module) if found else ():
+            fixed = {size for size, label in zip(ref.shape, flow.of(ref), strict=True) if label is None}
+            for module in _with_parents(op.module):
                 flow.crossings.setdefault(module, []).extend(found)
+                flow.fixed.setdefault(module, set()).update(fixed)
     for ref in tape.outputs:
         flow.freeze_all(ref, "it is the model's output")
     return flow

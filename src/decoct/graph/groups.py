@@ -170,7 +170,7 @@ def groups(model: nn.Module, example: Any) -> Graph:
             flow = follow(tape, {**choices, site: option})
             if (other := _worth(flow)) > worth:
                 best, worth, choices = flow, other, {**choices, site: option}
-    return _Builder(best, tape).graph()
+    return _Builder(best, tape, model).graph()
 
 
 def _worth(flow: Flow) -> tuple[int, int]:
@@ -227,8 +227,8 @@ def _name(members: Sequence[Member]) -> str:
 class _Builder:
     """From a flow to groups."""
 
-    def __init__(self, flow: Flow, tape: Tape) -> None:
-        self.flow, self.tape = flow, tape
+    def __init__(self, flow: Flow, tape: Tape, model: nn.Module) -> None:
+        self.flow, self.tape, self.model = flow, tape, model
         self.root = components(flow.atoms, flow.edges)
         self.frozen = _frozen_roots(flow, self.root)
         self.unit = np.full(flow.atoms, -1)  # by root: number of the unit in its group
@@ -248,7 +248,7 @@ class _Builder:
                 group if again == 1 else Group(f"{group.name}#{again}", group.size, group.members, group.counts)
             )
         crossings = {
-            module: tuple(sorted({pair for labels in found for pair in self._lengths(labels)}))
+            module: tuple(sorted({*map(self._length, found), *((-1, size) for size in self.flow.fixed[module])}))
             for module, found in self.flow.crossings.items()
         }
         return Graph(tuple(named), self._refusals(), self._work(), crossings)
@@ -277,6 +277,8 @@ class _Builder:
                 members[number].append(Member(name, dim, units, roles))
         counts: list[list[tuple[str, str, np.ndarray]]] = [[] for _ in sizes]
         for module, attribute, labels in self.flow.groupings:
+            if attribute not in vars(self.model.get_submodule(module)):  # it was an argument of a function
+                continue
             for number, units in self._by_group(labels):
                 counts[number].append((module, attribute, units))
         return [
@@ -316,7 +318,7 @@ class _Builder:
             for each in self.flow.work
         )  # fmt: skip
 
-    def _lengths(self, labels: np.ndarray) -> list[tuple[int, int]]:
-        """(group, length) of a dimension that lies in one group."""
+    def _length(self, labels: np.ndarray) -> tuple[int, int]:
+        """The group, -1 where it is not one, and the length of a dimension."""
         owners = np.unique(self.owner[self.root[labels]])
-        return [(int(owners[0]), len(labels))] if len(owners) == 1 and owners[0] >= 0 else []
+        return int(owners[0]) if len(owners) == 1 else -1, len(labels)

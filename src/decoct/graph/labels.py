@@ -68,6 +68,7 @@ class Flow:
         self.groupings: list[tuple[str, str, np.ndarray]] = []  # module, attribute, what it counts
         self.work: list[Work] = []
         self.crossings: dict[str, list[np.ndarray]] = {}  # module -> labels that its own operations make
+        self.fixed: dict[str, set[int]] = {}  # module -> lengths of what cannot be cut that its own operations make
         self.doubtful: list[np.ndarray] = []  # the depth of attention: a model's code seldom lets it change
         self.labels: dict[int, Labels] = {}
         self.atoms = 1

@@ -54,20 +54,21 @@ def masked(model: nn.Module, graph: Graph, removed: Removed) -> nn.Module:
     return model
 
 
-def counters(model: nn.Module, graph: Graph, removed: Removed) -> Iterator[Attribute]:
+def counters(model: nn.Module, graph: Graph, removed: Removed) -> Iterator[tuple[Attribute, bool]]:
     """Whole numbers of the model's own modules that may count what is removed: equal to a length that a cut changes.
 
-    Whether they do is found by running the smaller model, not guessed.
+    With each, whether it may as well count something that stays. What it counts is found by running the smaller model.
     """
     numbers = {graph.groups.index(graph.group(name)): len(units) for name, units in removed.items()}
     for path, lengths in graph.crossings.items():
         module: Any = model.get_submodule(path)
         if type(module).__module__.startswith("torch.nn"):
             continue
+        staying = {length for number, length in lengths if number not in numbers}
         for number, length in lengths:
-            size = graph.groups[number].size
-            if number not in numbers or length % size:
+            if number not in numbers or length % graph.groups[number].size:
                 continue
+            size = graph.groups[number].size
             for name, value in vars(module).items():
                 if type(value) is int and value == length:
-                    yield Attribute(path, name, length // size * (size - numbers[number]))
+                    yield Attribute(path, name, length // size * (size - numbers[number])), length in staying

@@ -123,6 +123,23 @@ def _added(flow: Flow, op: Op, bias: Ref, result: Labels, out: Ref) -> Labels:
     return joined
 
 
+def grouped_mm(flow: Flow, op: Op) -> None:
+    """Rows by the matrices of their experts: (rows, in) by (experts, in, out), the rows of each side by side."""
+    left, right = op.refs()[:2]
+    if len(left.shape) != 2 or len(right.shape) != 3 or op.argument("bias") is not None:
+        unknown(flow, op)
+        return
+    rows, inner = flow.of(left)
+    experts, inner_too, columns = flow.of(right)
+    flow.freeze(experts, "the data chooses among them")
+    flow.contract(inner, inner_too, op)
+    if right.key in flow.weights:
+        flow.role(inner_too, "in")
+        flow.role(columns, "out")
+    flow.count(op, prod(left.shape) * right.shape[-1], [rows, inner, columns])
+    flow.put(op.outputs[0], [rows, columns])
+
+
 def mv(flow: Flow, op: Op) -> None:
     """Products of a matrix and a vector."""
     left, right = op.refs()[-2:]
@@ -427,8 +444,9 @@ SPATIAL = tuple(
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_named("mm addmm bmm baddbmm"), mm),
     **dict.fromkeys(_named("mv addmv dot"), mv),
+    **dict.fromkeys(_named("_grouped_mm"), grouped_mm),
     **dict.fromkeys(_named("linear"), linear),
-    **dict.fromkeys(_named("convolution convolution"), convolution),
+    **dict.fromkeys(_named("convolution _convolution"), convolution),
     **dict.fromkeys(_named("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
                            "_batch_norm_with_update"), batch_norm),
     **dict.fromkeys(_named("native_layer_norm _fused_rms_norm"), layer_norm),

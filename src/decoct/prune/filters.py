@@ -38,7 +38,7 @@ from decoct.plan import Draft, Edit
 from decoct.prune.importance import IMPORTANCES, NEED_DATA, Evidence, gather
 from decoct.prune.latency import Latencies
 from decoct.prune.reconstruct import absorbed, fitted
-from decoct.prune.widths import Limits, Removal, Scores, by_ratio, cheapest, globally, least_that_fits, lowest
+from decoct.prune.widths import Cost, Limits, Removal, Scores, by_ratio, cheapest, globally, least_that_fits, lowest
 from decoct.selfcheck import verified
 from decoct.task import Task
 from decoct.train.finetune import Finetune
@@ -167,8 +167,8 @@ class Filters:
         if self.latency is not None:
             table = Latencies.of(draft.model, task.example, graph)
             savings = {group.name: table.savings(group, limits) for group in chosen}
-            need = table.whole - start.milliseconds * _after(self.latency, share)
-            return cheapest(scores, savings, need, "the budget of latency")
+            budget = start.milliseconds * _after(self.latency, share)
+            return _within(scores, savings, lambda gone: table.after(graph, gone), budget, "a budget of milliseconds")
         if self.macs is not None:
             return self._by_macs(graph, chosen, scores, start, limits, round(start.macs * _after(self.macs, share)))
         if self.scope == "global":
@@ -181,7 +181,7 @@ class Filters:
         self, graph: Graph, chosen: list[Group], scores: Scores, start: _Start, limits: Limits, budget: int
     ) -> Removal:
         if self.scope == "global":
-            return _within(graph, chosen, scores, limits, budget)
+            return _within(scores, _macs_saved(graph, scores, limits), graph.macs, budget, "a budget of MACs")
         steepest = max([*start.ratios.values(), 1e-12])
 
         def removal(strength: float) -> Removal:
@@ -220,28 +220,34 @@ class _Start:
         return {group.name: min(max(1 - kept[group.name] / group.size, 0.0), 1.0) for group in chosen}
 
 
-def _within(graph: Graph, chosen: list[Group], scores: Scores, limits: Limits, budget: int) -> Removal:
-    """The removal of least score within a budget of multiply-accumulates.
+def _within(
+    scores: Scores, savings: Mapping[str, Mapping[int, float]], cost: Cost, budget: float, what: str
+) -> Removal:
+    """The removal of least score that costs no more than the budget.
 
     Where layers lie between two groups less is saved than both save alone, so more is asked for until it fits.
     """
-    now = graph.macs()
-    savings = {
-        group.name: {
-            kept: float(now - graph.macs({group.name: lowest(scores[group.name], group.size - kept)}))
-            for kept in sorted({limits.kept(group.size, wanted) for wanted in range(1, group.size + 1)})
-        }
-        for group in chosen
-    }
     narrowest = {name: lowest(scores[name], len(scores[name]) - min(each)) for name, each in savings.items()}
-    least_that_fits(lambda _: narrowest, graph.macs, budget, "a budget of MACs")
-    need, most = float(now - budget), sum(max(each.values()) for each in savings.values())
+    least_that_fits(lambda _: narrowest, cost, budget, what)
+    need, most = cost({}) - budget, sum(max(each.values()) for each in savings.values())
     while need < most:
-        removed = cheapest(scores, savings, need, "the budget of MACs")
-        if graph.macs(removed) <= budget:
+        removed = cheapest(scores, savings, need, what)
+        if cost(removed) <= budget:
             return removed
-        need *= 1.01
+        need = max(need * 1.01, most / 1000)
     return narrowest
+
+
+def _macs_saved(graph: Graph, scores: Scores, limits: Limits) -> dict[str, dict[int, float]]:
+    """For each group what each number of units that may be kept saves."""
+    now = graph.macs()
+    return {
+        name: {
+            kept: float(now - graph.macs({name: lowest(score, len(score) - kept)}))
+            for kept in sorted({limits.kept(len(score), wanted) for wanted in range(1, len(score) + 1)})
+        }
+        for name, score in scores.items()
+    }
 
 
 def _after(budget: float | None, share: float) -> float:

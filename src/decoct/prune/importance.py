@@ -1,10 +1,11 @@
 """How much a unit matters: one short function per criterion, from a group to one score per unit.
 
-l1          sum of the absolute weights of its filters        Li 2017, arXiv 1608.08710
-l2          Euclidean norm of its filters                     He 2018, arXiv 1808.06866
-batchnorm   absolute scale of its normalisation               Liu 2017, arXiv 1708.06519
-taylor      squared sum of weight x gradient                  Molchanov 2019, arXiv 1906.10771
-activation  mean square of what its consumers read of it      Hu 2016, arXiv 1607.03250, in energy
+l1              sum of the absolute weights of its filters        Li 2017, arXiv 1608.08710
+l2              Euclidean norm of its filters                     He 2018, arXiv 1808.06866
+batchnorm       absolute scale of its normalisation               Liu 2017, arXiv 1708.06519
+taylor          squared sum of weight x gradient                  Molchanov 2019, arXiv 1906.10771
+activation      mean square of what its consumers read of it      Hu 2016, arXiv 1607.03250, in energy
+reconstruction  what its readers lose once they are refitted      He 2017, arXiv 1707.06168
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def taylor(group: Group, evidence: Evidence) -> Tensor:
 
 def activation(group: Group, evidence: Evidence) -> Tensor:
     """Mean square of a unit's activation as its consumers read it, (units,)."""
-    readers = [member for member in group.of("in") if member.tensor in evidence.energy]
+    readers = _readers(group, evidence.energy)
     if not readers:
         raise RecipeError(f"{group.name}: nothing reads its activations that importance 'activation' can watch")
     return group.sum(lambda member: evidence.energy[member.tensor], readers[:1])
@@ -94,7 +95,7 @@ def reconstruction(group: Group, evidence: Evidence) -> Tensor:
     With the covariance H of a reader's inputs and its weights W, removing the columns u and fitting the others anew
     costs tr(W_u [(H^-1)_uu]^-1 W_u^T); then W and H^-1 are updated, and the next unit is chosen.
     """
-    readers = [member for member in group.of("in") if member.tensor in evidence.moments]
+    readers = _readers(group, evidence.moments)
     if not readers:
         raise RecipeError(f"{group.name}: no dense layer or plain convolution reads it; use importance 'l1'")
     states = [_Reader(member, evidence) for member in readers]
@@ -165,6 +166,11 @@ def _filters(group: Group, evidence: Evidence) -> list[Member]:
     return group.of("out", least_dims=2, tensors=evidence.tensors) or group.of("out") or list(group.members)
 
 
+def _readers(group: Group, seen: Mapping[str, Tensor]) -> list[Member]:
+    """The layers that read a group and were watched; their inputs lie along dimension 1 of their weights."""
+    return [member for member in group.of("in") if member.tensor in seen and member.dim == 1]
+
+
 def _along(values: Tensor, dim: int) -> Tensor:
     """Values added up over all dimensions but one."""
     return values.sum([other for other in range(values.dim()) if other != dim]) if values.dim() > 1 else values
@@ -179,20 +185,23 @@ def _gradients(model: nn.Module, task: Task, batches: int) -> Iterable[Mapping[s
 
 
 def _energy(model: nn.Module, task: Task, batches: int) -> dict[str, Tensor]:
+    """Mean squares of what each layer reads; of a layer in groups, of the like channels of all groups together."""
     sums: dict[str, Tensor] = {}
     hooks = []
 
-    def watch(name: str, channels_last: bool) -> Callable[..., None]:
+    def watch(name: str, channels_last: bool, groups: int) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:
             values = inputs[0].detach().double()
             values = values if channels_last else values.movedim(1, -1)
-            sums[name] = sums.get(name, 0) + values.square().flatten(0, -2).mean(0)
+            energy = values.square().flatten(0, -2).mean(0).unflatten(0, (groups, -1)).sum(0)
+            sums[name] = sums.get(name, 0) + energy / batches
 
         return hook
 
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            hook = watch(f"{name}.weight" if name else "weight", isinstance(module, nn.Linear))
+            groups: int = getattr(module, "groups", 1)
+            hook = watch(f"{name}.weight" if name else "weight", isinstance(module, nn.Linear), groups)
             hooks.append(module.register_forward_pre_hook(hook))
     with torch.no_grad():
         for batch in _first(task, batches):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from torch import nn
 
 from decoct.events import emit
 from decoct.graph import Graph, Group
+from decoct.graph.removal import positions
 from decoct.graph.tape import plain
-from decoct.prune.widths import Limits
+from decoct.prune.widths import Limits, Removal
 from decoct.runtime import options
 from decoct.task import call, device_of, to_device
 
@@ -89,6 +91,17 @@ class Latencies:
         """Milliseconds less at a width of a group."""
         return sum(self.times[layer] - self.times[narrow] for narrow, layer in self.touched(group, width))
 
+    def after(self, graph: Graph, removed: Removal) -> float:
+        """Milliseconds of all layers once units have been removed."""
+        lost = {place: int(gone.sum()) for place, gone in positions(graph, removed).items()}
+        total = 0.0
+        for name, layer in self.layers.items():
+            if layer.groups == 1:
+                out, inner = (layer.weight[dim] - lost.get((f"{name}.weight", dim), 0) for dim in (0, 1))
+                layer = layer.narrowed(out, inner)
+            total += self.times[layer] if layer in self.times else measured(layer)
+        return total
+
     def savings(self, group: Group, limits: Limits) -> dict[int, float]:
         """Milliseconds less at each width that a group may be given, by the number of units kept."""
         allowed = {width for width in widths(group.size) if width == limits.kept(group.size, width)} | {group.size}
@@ -129,6 +142,7 @@ def _layers(model: nn.Module, example: Any) -> dict[str, Layer]:
     return found
 
 
+@cache
 def measured(layer: Layer, seconds: float = 0.06) -> float:
     """Milliseconds of one layer followed by a ReLU: the median of what fits into `seconds`."""
     weight = np.random.default_rng(0).standard_normal(layer.weight).astype(np.float32)

@@ -124,8 +124,8 @@ def least_that_fits(removals: Callable[[float], Removal], cost: Cost, budget: fl
     strongest = removals(1.0)
     if cost(strongest) > budget:
         raise RecipeError(
-            f"{what} of {budget:,.0f} cannot be reached: with everything removed that may be, {cost(strongest):,.0f} "
-            "are left; prune more groups, or lower minimum, least or multiple"
+            f"{what} of {_number(budget)} cannot be reached: with everything removed that may be, "
+            f"{_number(cost(strongest))} are left; prune more groups, or lower minimum, least or multiple"
         )
     low, high = 0.0, 1.0
     for _ in range(24):
@@ -135,3 +135,7 @@ def least_that_fits(removals: Callable[[float], Removal], cost: Cost, budget: fl
         else:
             high = middle
     return removals(high)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
