@@ -412,7 +412,7 @@ def test_a_budget_of_latency_is_met_in_the_widths_that_were_timed(monkeypatch: p
                        for each in (draft, after))  # fmt: skip
         assert budget - 0.1 < left / whole <= budget
         assert all(layer.out_channels % 8 == 0 for layer in after.model.inner) and after.model.stem.out_channels == 16
-    with pytest.raises(RecipeError, match="a budget of milliseconds of .* cannot be reached"):
+    with pytest.raises(RecipeError, match=r"a budget of milliseconds of .* cannot be reached"):
         plainly(latency=0.05, groups="inner.*").plan(draft, task)
 
 
