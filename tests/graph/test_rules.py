@@ -59,7 +59,11 @@ class Sliced(nn.Module):
 
 
 def test_an_empty_slice_is_no_obstacle() -> None:
-    groups(Sliced(), torch.randn(2, 3, 4))
+    graph = groups(Sliced(), torch.randn(2, 3, 4))
+    named = {member.tensor for group in graph.groups for member in group.members} | {
+        each.tensor for each in graph.frozen
+    }
+    assert {"a.weight", "b.weight"} <= named
 
 
 class Functional(nn.Module):

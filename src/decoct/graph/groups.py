@@ -235,6 +235,7 @@ class _Builder:
         self.owner = np.full(flow.atoms, -1)  # by root: number of the group
 
     def graph(self) -> Graph:
+        """The groups, each under a name of its own, what is frozen, and the work."""
         parts = self._parts()
         for number, roots in enumerate(parts):
             self.owner[roots], self.unit[roots] = number, np.arange(len(roots))

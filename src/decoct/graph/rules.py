@@ -92,7 +92,7 @@ def mm(flow: Flow, op: Op) -> None:
         columns,
     ]
     if len(op.refs()) == 3:
-        result = _added(flow, op, op.refs()[0], result, op.outputs[0])
+        result = _added(flow, op, op.refs()[0], result)
     flow.count(op, prod(left.shape) * right.shape[-1], [*batch, rows, inner, columns])
     flow.put(op.outputs[0], result)
 
@@ -107,12 +107,12 @@ def linear(flow: Flow, op: Op) -> None:
     flow.role(out, "out")
     result: Labels = [*rows, out]
     if bias:
-        result = _added(flow, op, bias[0], result, op.outputs[0])
+        result = _added(flow, op, bias[0], result)
     flow.count(op, prod(inputs.shape) * weight.shape[0], [*rows, inner, out])
     flow.put(op.outputs[0], result)
 
 
-def _added(flow: Flow, op: Op, bias: Ref, result: Labels, out: Ref) -> Labels:
+def _added(flow: Flow, op: Op, bias: Ref, result: Labels) -> Labels:
     """A bias joins what it is added to."""
     labels = flow.of(bias)
     joined = list(result)
@@ -191,7 +191,7 @@ def _grouped(flow: Flow, op: Op, channels: Label, weight: Ref, groups: int, tran
     reads = op.argument("input").shape[1] // groups
     options = ["within", "groups"] if groups < reads else ["groups", "within"] if reads > 1 else ["groups"]
     if flow.choose((op.name, weight.shape, groups, "grouped"), options) == "groups":
-        _whole_groups(flow, op, [channels, result], groups)
+        _whole_groups(flow, op, [channels, result], groups, "groups")
         flow.freeze(second, "only whole groups of it can be cut")
         return result
     for label in (channels, result):
@@ -202,8 +202,8 @@ def _grouped(flow: Flow, op: Op, channels: Label, weight: Ref, groups: int, tran
     return result
 
 
-def _whole_groups(flow: Flow, op: Op, sides: list[Label], groups: int) -> None:
-    """Join the channels of each group, and the groups of all sides."""
+def _whole_groups(flow: Flow, op: Op, sides: list[Label], groups: int, attribute: str) -> None:
+    """Join the channels of each group, and the groups of all sides; `attribute` of the layer counts them."""
     heads: list[Label] = []
     for label in sides:
         if isinstance(label, np.ndarray):
@@ -213,7 +213,7 @@ def _whole_groups(flow: Flow, op: Op, sides: list[Label], groups: int) -> None:
         heads.append(label)
     head = flow.join(heads, f"{op.name} joins it with {FIRM}")
     if isinstance(head, np.ndarray):
-        flow.groupings.append((op.module, "groups", head))
+        flow.groupings.append((op.module, attribute, head))
 
 
 def _atoms(label: Label, size: int) -> np.ndarray:
@@ -306,9 +306,7 @@ def group_norm(flow: Flow, op: Op) -> None:
         if groups == 1:
             flow.freeze(channels, f"group_norm in {op.module} normalises over it")
         else:
-            parts = channels.reshape(groups, -1)
-            flow.edges += [(parts[:, 0], parts[:, other]) for other in range(1, parts.shape[1])]
-            flow.groupings.append((op.module, "num_groups", np.ascontiguousarray(parts[:, 0])))
+            _whole_groups(flow, op, [channels], groups, "num_groups")
     flow.put(op.outputs[0], [batch, channels, *rest])
     for ref in op.outputs[1:]:
         flow.put(ref, [None] * len(ref.shape))
